@@ -1,4 +1,4 @@
-"""Where the recipes and data cards that ship with the program lie: beside the package in a checkout, inside it in a wheel."""
+"""Where the shipped recipes and data cards lie: beside the package in a checkout, inside it in a wheel."""
 
 from __future__ import annotations
 

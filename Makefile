@@ -1,0 +1,72 @@
+# Two commands do all the set-up on a fresh machine:
+#   make quickstart   train, fine-tune and evaluate on the data set that ships with the program
+#   make test         pass the tests
+# Variables: PYTHON=python3.12, VENV=/path, WORKERS=4 (test processes),
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu (which build of torch; empty takes what pip finds)
+
+SHELL := /bin/bash -euo pipefail
+.DELETE_ON_ERROR:
+.PHONY: help env env-dev quickstart test test-slow lint format check wheel clean
+
+# The first Python that is new enough.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
+	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+VENV ?= .venv
+WORKERS ?= 2
+TORCH_INDEX ?=
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+INPUTS := pyproject.toml setup.py constraints.txt
+BASE := $(VENV)/.stamp-base
+TESTING := $(VENV)/.stamp-test
+DEVELOPING := $(VENV)/.stamp-dev
+
+help: ## show what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+# torch comes first and alone: the build that is wanted (CPU, a CUDA version) is chosen by the index it comes from.
+$(BASE): $(INPUTS)
+	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or newer found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make an environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV) (once; a few minutes) …"
+	$(PIP) $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(TESTING): $(BASE)
+	$(PIP) --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(DEVELOPING): $(TESTING)
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+env: $(TESTING) ## the environment that the program and its tests need, in .venv
+
+env-dev: $(DEVELOPING) ## the same with linters and build tools
+
+test: $(TESTING) ## all tests but those marked slow or gpu
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+test-slow: $(TESTING) ## the tests marked slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "slow and not gpu"
+
+lint: $(DEVELOPING) ## ruff and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(DEVELOPING) ## put the source into its one format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+check: lint test ## what has to pass before a change is sent
+
+wheel: $(DEVELOPING) ## dist/*.whl and dist/*.tar.gz
+	$(BIN)/python -m build --outdir dist
+
+clean: ## remove the environment and what builds left; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
