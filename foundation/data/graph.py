@@ -1,0 +1,247 @@
+"""`AtomGraph`: one structure, or a batch of them, with an explicit field table.
+
+Every field says its level, dtype, shape and unit; that table decides how fields are batched. Labels live in `targets`,
+keyed by property, beside `masks` of the same level: a missing label is masked, never zero by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch_geometric.data import Data
+
+from foundation.errors import InputError
+from foundation.properties import PROPERTIES, get_property
+
+MINIMUM_DISTANCE = 0.1
+"""Å; atoms closer than this are on top of each other (the shortest bond, H₂ under extreme compression, is 0.4 Å)."""
+MINIMUM_CELL_THICKNESS = 1e-3
+"""Å; a periodic cell thinner than this has no volume."""
+MAXIMUM_ATOMIC_NUMBER = 118
+
+
+@dataclass(frozen=True)
+class GraphField:
+    """One structural field of a graph.
+
+    Attributes:
+        level: Which axis comes first: one entry an atom, an edge or a graph.
+        dtype: Its only dtype.
+        shape: Behind the first axis.
+        unit: Internal unit, "1" if none.
+    """
+
+    level: Literal["atom", "edge", "graph"]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    unit: str
+
+
+FIELDS: dict[str, GraphField] = {
+    "positions": GraphField("atom", torch.float64, (3,), "Å"),
+    "atomic_numbers": GraphField("atom", torch.int64, (), "1"),
+    "cell": GraphField("graph", torch.float64, (3, 3), "Å"),
+    "pbc": GraphField("graph", torch.bool, (3,), "1"),
+    "total_charge": GraphField("graph", torch.float64, (), "e"),
+    "spin_multiplicity": GraphField("graph", torch.int64, (), "1"),
+    "level_index": GraphField("graph", torch.int64, (), "1"),
+    "dataset_index": GraphField("graph", torch.int64, (), "1"),
+    "structure_index": GraphField("graph", torch.int64, (), "1"),
+    "senders": GraphField("edge", torch.int64, (), "1"),
+    "receivers": GraphField("edge", torch.int64, (), "1"),
+    "edge_shifts": GraphField("edge", torch.float64, (3,), "1"),
+}
+"""Edges point from `senders` j to `receivers` i, sorted by receiver; `edge_shifts` counts cell vectors, so that
+r_ij = positions[j] + edge_shifts @ cell - positions[i]. `level_index` and `dataset_index` number the levels of theory and
+data sets of the model or mixture that the graph is meant for; `structure_index` is the row in its data set."""
+
+_ATOM_INDEX_FIELDS = ("senders", "receivers")
+
+
+class AtomGraph(Data):
+    """A structure (`num_graphs` = 1) or a batch. Fields as in `FIELDS`; also:
+
+    Attributes:
+        targets: Property name -> values; graph level `[graphs, *shape]`, atom level `[atoms, *shape]`. NaN-free; zero
+            where masked.
+        masks: Property name -> bool `[graphs]` or `[atoms]`: where the label exists.
+        graph_index: `[atoms]`: the graph of each atom.
+        num_atoms_per_graph: `[graphs]`.
+        num_graphs: Python int.
+        max_neighbors: Python int: the largest number of edges that one atom receives.
+        edge_slots: `[edges]`: position of each edge in a `[atoms * max_neighbors]` table padded per receiver.
+    """
+
+
+def build_graph(
+    *,
+    positions: ArrayLike,
+    atomic_numbers: ArrayLike,
+    total_charge: float,
+    spin_multiplicity: int,
+    cell: ArrayLike | None = None,
+    pbc: Sequence[bool] | bool = False,
+    targets: Mapping[str, ArrayLike] | None = None,
+    level_index: int = 0,
+    dataset_index: int = 0,
+    structure_index: int = 0,
+    where: str = "structure",
+) -> AtomGraph:
+    """Validate one structure and make a graph of it, without edges (see `foundation.data.neighbors.with_neighbors`).
+
+    Args:
+        positions: `[atoms, 3]`, Å.
+        atomic_numbers: `[atoms]`.
+        total_charge: e.
+        spin_multiplicity: 2S+1, at least 1.
+        cell: `[3, 3]`, rows are lattice vectors, Å; None for a free molecule.
+        pbc: Which lattice directions repeat.
+        targets: Property name -> value in internal units; absent properties are masked when batched. Atom-level values may
+            hold NaN rows: those atoms are masked.
+        where: What to call this structure in an error.
+
+    Raises:
+        InputError: Wrong shapes, non-finite numbers, atoms on top of each other, unknown elements, a periodic cell without volume.
+    """
+    position_array = np.asarray(positions, dtype=np.float64)
+    number_array = np.asarray(atomic_numbers, dtype=np.int64)
+    if position_array.ndim != 2 or position_array.shape[1] != 3 or len(position_array) == 0:
+        raise InputError(f"{where}: positions have shape {position_array.shape}; allowed: (atoms, 3), at least one atom")
+    if number_array.shape != position_array.shape[:1]:
+        raise InputError(f"{where}: {len(number_array)} atomic numbers for {len(position_array)} positions")
+    if not np.isfinite(position_array).all():
+        raise InputError(f"{where}: positions hold NaN or infinite values")
+    if number_array.min() < 1 or number_array.max() > MAXIMUM_ATOMIC_NUMBER:
+        raise InputError(
+            f"{where}: atomic numbers {sorted(set(number_array.tolist()))}; allowed: 1 to {MAXIMUM_ATOMIC_NUMBER}"
+        )
+    if spin_multiplicity < 1 or int(spin_multiplicity) != spin_multiplicity:
+        raise InputError(f"{where}: spin multiplicity {spin_multiplicity}; allowed: 2S+1 = 1, 2, 3, …")
+    if not np.isfinite(total_charge):
+        raise InputError(f"{where}: total charge {total_charge}; allowed: a finite number of e")
+    pbc_array = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
+    cell_array = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
+    _check_cell(cell_array, pbc_array, where)
+    graph = AtomGraph()
+    graph.positions = torch.from_numpy(position_array.copy())
+    graph.atomic_numbers = torch.from_numpy(number_array.copy())
+    graph.cell = torch.from_numpy(cell_array.copy())[None]
+    graph.pbc = torch.from_numpy(pbc_array)[None]
+    graph.total_charge = torch.tensor([float(total_charge)], dtype=torch.float64)
+    graph.spin_multiplicity = torch.tensor([int(spin_multiplicity)])
+    graph.level_index = torch.tensor([level_index])
+    graph.dataset_index = torch.tensor([dataset_index])
+    graph.structure_index = torch.tensor([structure_index])
+    graph.targets, graph.masks = {}, {}
+    for name, value in (targets or {}).items():
+        graph.targets[name], graph.masks[name] = _check_target(name, value, len(position_array), where)
+    graph.graph_index = torch.zeros(len(position_array), dtype=torch.int64)
+    graph.num_atoms_per_graph = torch.tensor([len(position_array)])
+    graph.num_graphs = 1
+    return graph
+
+
+def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
+    if cell.shape != (3, 3) or not np.isfinite(cell).all():
+        raise InputError(f"{where}: cell has shape {cell.shape} or non-finite entries; allowed: finite (3, 3)")
+    if not pbc.any():
+        return
+    periodic = cell[pbc]
+    thickness = np.linalg.svd(periodic, compute_uv=False).min()
+    if thickness < MINIMUM_CELL_THICKNESS:
+        raise InputError(
+            f"{where}: the cell has no volume in its periodic directions (pbc={pbc.tolist()}, "
+            f"cell={cell.round(4).tolist()}); give lattice vectors that are linearly independent or set pbc to false"
+        )
+
+
+def _check_target(name: str, value: ArrayLike, num_atoms: int, where: str) -> tuple[Tensor, Tensor]:
+    prop = get_property(name)
+    rows = num_atoms if prop.level == "atom" else 1
+    array = np.asarray(value, dtype=np.float64)
+    if prop.level == "graph":
+        array = array[None]
+    if array.shape != (rows, *prop.shape):
+        raise InputError(f"{where}: label '{name}' has shape {array.shape}; allowed: {(rows, *prop.shape)}")
+    flat = array.reshape(rows, -1)
+    missing = np.isnan(flat).all(axis=1) if prop.level == "atom" else np.zeros(rows, dtype=bool)
+    if not np.isfinite(flat[~missing]).all():
+        raise InputError(f"{where}: label '{name}' holds NaN or infinite values")
+    array = np.where(missing.reshape(rows, *[1] * len(prop.shape)), 0.0, array)
+    return torch.from_numpy(array.copy()), torch.from_numpy(~missing)
+
+
+def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
+    """Batch graphs that have neighbours: atoms are concatenated, labels missing in some graphs are masked there.
+
+    Args:
+        graphs: At least one, each with edges sorted by receiver.
+    """
+    assert graphs, "an empty batch"
+    batch = AtomGraph()
+    counts = torch.cat([graph.num_atoms_per_graph for graph in graphs])
+    sizes = [graph.positions.shape[0] for graph in graphs]
+    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    for name in FIELDS:
+        parts = [getattr(graph, name) for graph in graphs]
+        if name in _ATOM_INDEX_FIELDS:
+            parts = [part + int(offset) for part, offset in zip(parts, offsets, strict=True)]
+        setattr(batch, name, torch.cat(parts))
+    batch.num_atoms_per_graph = counts
+    batch.num_graphs = len(counts)
+    batch.graph_index = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    batch.targets, batch.masks = {}, {}
+    for name in PROPERTIES:
+        if any(name in graph.targets for graph in graphs):
+            batch.targets[name], batch.masks[name] = _collate_target(name, graphs)
+    batch.max_neighbors, batch.edge_slots = padded_slots(batch.receivers, int(counts.sum()))
+    return batch
+
+
+def _collate_target(name: str, graphs: Sequence[AtomGraph]) -> tuple[Tensor, Tensor]:
+    prop = PROPERTIES[name]
+    values, masks = [], []
+    for graph in graphs:
+        rows = graph.positions.shape[0] if prop.level == "atom" else graph.num_graphs
+        present = name in graph.targets
+        values.append(graph.targets[name] if present else torch.zeros(rows, *prop.shape, dtype=torch.float64))
+        masks.append(graph.masks[name] if present else torch.zeros(rows, dtype=torch.bool))
+    return torch.cat(values), torch.cat(masks)
+
+
+def padded_slots(receivers: Int[Tensor, " edges"], num_atoms: int) -> tuple[int, Int[Tensor, " edges"]]:
+    """Place sorted edges into a table of `num_atoms` rows, padded to the largest number of neighbours.
+
+    Returns:
+        The width of the table (at least 1) and each edge's slot, `receiver * width + rank among the receiver's edges`.
+    """
+    degrees = torch.bincount(receivers, minlength=num_atoms)
+    width = max(1, int(degrees.max())) if len(receivers) else 1
+    starts = torch.cumsum(degrees, 0) - degrees
+    ranks = torch.arange(len(receivers)) - starts[receivers]
+    return width, receivers * width + ranks
+
+
+def edge_vectors(
+    graph: AtomGraph,
+    positions: Float[Tensor, "atoms 3"],
+    cell: Float[Tensor, "graphs 3 3"],
+) -> Float[Tensor, "edges 3"]:
+    """Vectors from receiver to sender, Å, in the dtype of `positions`; differentiable in both arguments."""
+    shift = torch.einsum("ea,eab->eb", graph.edge_shifts, cell[graph.graph_index[graph.receivers]])
+    return positions[graph.senders] - positions[graph.receivers] + shift
+
+
+def label_mask(graph: AtomGraph, name: str) -> Bool[Tensor, " rows"]:
+    """Where property `name` is labelled; all false if no graph of the batch carries it."""
+    if name in graph.masks:
+        return graph.masks[name]
+    rows = graph.positions.shape[0] if PROPERTIES[name].level == "atom" else graph.num_graphs
+    return torch.zeros(rows, dtype=torch.bool, device=graph.positions.device)
