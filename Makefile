@@ -4,9 +4,10 @@
 # Variables: PYTHON=python3.12, VENV=/path, WORKERS=4 (test processes),
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu (which build of torch; empty takes what pip finds)
 
-SHELL := /bin/bash -euo pipefail
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help env env-dev quickstart test test-slow lint format check wheel clean
+.PHONY: help env env-dev quickstart test test-slow lint format check wheel lock clean
 
 # The first Python that is new enough.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
@@ -67,6 +68,11 @@ check: lint test ## what has to pass before a change is sent
 
 wheel: $(DEVELOPING) ## dist/*.whl and dist/*.tar.gz
 	$(BIN)/python -m build --outdir dist
+
+lock: $(DEVELOPING) ## write the installed versions, those that the tests passed with, to constraints.txt
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --all --exclude-editable \
+		| grep -viE '^(foundation|pip|wheel)\b' | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > constraints.new
+	mv constraints.new constraints.txt
 
 clean: ## remove the environment and what builds left; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
