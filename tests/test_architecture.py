@@ -16,13 +16,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 FLOORS = {
-    0: {"units", "properties", "config", "errors", "resources"},
+    0: {"units", "properties", "config", "config_problems", "errors", "resources", "threads"},
     1: {"data", "nn", "features"},
     2: {"backbones", "heads", "electrostatics", "scaling", "derive"},
     3: {"model"},
     4: {"checkpoint", "migrations", "hub", "training", "transfer", "uncertainty"},
     5: {"calculators", "recipe", "report"},
-    6: {"run", "cli", "__main__"},
+    6: {"run", "cli", "commands", "__main__"},
     7: {"testing"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
