@@ -43,7 +43,7 @@ class FeatureLayout:
 class Features:
     """Equivariant features of every atom, both parities.
 
-    Components (l, m) follow e3nn's real basis (m from -l to l in e3nn's order, l=1 is y, z, x), component normalised.
+    Components (l, m) follow e3nn's real basis (l=1 is x, y, z), component normalised.
 
     Attributes:
         natural: `[atoms, (degree+1)², natural_channels]`.

@@ -1,0 +1,45 @@
+"""Neighbour geometry in a table padded per receiver, shared by all layers of a backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foundation.data.graph import AtomGraph, edge_vectors
+
+
+@dataclass(frozen=True)
+class PaddedGeometry:
+    """Every atom's neighbours in `width` slots; empty slots point to the atom itself from beyond the cutoff.
+
+    Attributes:
+        senders: `[atoms * width]`.
+        distances: `[atoms * width]`, Å, parameter dtype.
+        unit_vectors: `[atoms * width, 3]`, from receiver to sender.
+        num_atoms: Rows.
+        width: Slots a row.
+    """
+
+    senders: Int[Tensor, " slots"]
+    distances: Float[Tensor, " slots"]
+    unit_vectors: Float[Tensor, "slots 3"]
+    num_atoms: int
+    width: int
+
+
+def padded_geometry(graph: AtomGraph, *, cutoff: float, dtype: torch.dtype) -> PaddedGeometry:
+    """Differences in float64, everything else in `dtype`; differentiable in positions and cell.
+
+    Edges that have moved beyond the cutoff keep their slot: the envelope makes them zero.
+    """
+    vectors = edge_vectors(graph, graph.positions, graph.cell).to(dtype)
+    num_atoms, width = graph.positions.shape[0], graph.max_neighbors
+    senders = torch.arange(num_atoms, device=vectors.device).repeat_interleave(width)
+    senders = senders.index_copy(0, graph.edge_slots, graph.senders)
+    beyond = vectors.new_tensor([2.0 * cutoff, 0.0, 0.0]).expand(num_atoms * width, 3)
+    padded = beyond.index_copy(0, graph.edge_slots, vectors)
+    distances = padded.square().sum(1).sqrt()
+    return PaddedGeometry(senders, distances, padded / distances[:, None], num_atoms, width)
