@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from foundation.errors import InputError
 
 if TYPE_CHECKING:
-    from foundation.hub import load
+    from foundation.checkpoint import load
     from foundation.model import FoundationModel
 
 __version__ = version("foundation")
 __all__ = ["FoundationModel", "InputError", "__version__", "load"]
 
-_HOMES = {"load": "foundation.hub", "FoundationModel": "foundation.model"}
+_HOMES = {"load": "foundation.checkpoint", "FoundationModel": "foundation.model"}
 
 
 def __getattr__(name: str) -> object:

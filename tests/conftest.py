@@ -37,6 +37,15 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of prepared data and fetched models that belongs to this test process, not to the user."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOUNDATION_CACHE", str(directory))
+        yield directory
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

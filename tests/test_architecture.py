@@ -21,7 +21,7 @@ FLOORS = {
     2: {"backbones", "heads", "electrostatics", "scaling", "derive"},
     3: {"model"},
     4: {"checkpoint", "migrations", "hub", "training", "transfer", "uncertainty"},
-    5: {"calculators", "recipe", "report"},
+    5: {"calculators", "predict", "recipe", "report"},
     6: {"run", "cli", "commands", "__main__"},
     7: {"testing"},
 }

@@ -32,7 +32,7 @@ def test_the_command_line_module_imports_no_torch(tmp_path: Path) -> None:
 
 
 def test_lazy_names_are_the_modules_own() -> None:
-    from foundation.hub import load
+    from foundation.checkpoint import load
     from foundation.model import FoundationModel
 
     assert foundation.load is load
