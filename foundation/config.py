@@ -64,6 +64,8 @@ _FLOAT = re.compile(
     r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
 )
 _KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+_TYPES = (None, *(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")))
+_Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _TYPES}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -1,0 +1,90 @@
+"""The command line. It only parses and dispatches; each command is a file in `foundation/commands/`.
+
+Exit codes: 0 done; 2 the input is at fault (one clear message, no traceback); 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from foundation.commands import data, doctor, evaluate, export, hub, predict, report, schema, train
+from foundation.errors import InputError
+from foundation.threads import tune_allocator
+
+__all__ = ["main"]
+
+COMMANDS = (train, evaluate, predict, data, hub, export, report, doctor, schema)
+DONE, FAILED, INPUT_AT_FAULT = 0, 1, 2
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command; cheap, since commands import what they need only when they run."""
+    parser = argparse.ArgumentParser(
+        prog="foundation",
+        description="One model of molecules and materials: pretrained once, fine-tuned by recipe, used everywhere.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"foundation {version('foundation')}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.run is train.run and not any(word.startswith("-") for word in rest):
+        options.overrides += rest  # KEY=VALUE behind an option, which argparse does not put together
+    elif rest:
+        parser.error(f"unrecognised: {' '.join(rest)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: As on the command line, without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        options = _parse(arguments)
+    except SystemExit as stop:  # argparse has printed what is wrong, or the help
+        return stop.code if isinstance(stop.code, int) else INPUT_AT_FAULT
+    tune_allocator()
+    try:
+        options.run(options)
+    except InputError as error:
+        print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
+        return INPUT_AT_FAULT
+    except BrokenPipeError:  # the reader of our output has gone, as in `foundation data list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            where = error.filename or "output"
+            print(f"error: {where}: the disk is full; free some space or write elsewhere", file=sys.stderr)
+            return INPUT_AT_FAULT
+        traceback.print_exc()
+        return FAILED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
