@@ -1,0 +1,239 @@
+"""`FoundationModule`: one training step for any mix of objectives."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from foundation.data.graph import AtomGraph
+from foundation.errors import InputError
+from foundation.model import FoundationModel
+from foundation.properties import PROPERTIES
+from foundation.training.ema import EmaConfig, WeightAverage
+from foundation.training.metrics import LossSums, PropertyMetric, build_metric, named_scores
+from foundation.training.objectives.base import Objective
+from foundation.training.optim import OptimizerConfig, build_optimizer
+from foundation.training.schedule import ScheduleConfig, build_schedule
+
+CHECKPOINT_KEY = "foundation_training"
+
+
+class FoundationModule(LightningModule):
+    """Trains a model on the weighted sum of its objectives' means.
+
+    A mean is over the labelled entries of all ranks' batches, so that the gradient does not depend on how one global
+    batch is spread over ranks. With gradient accumulation, the means of the accumulated batches are averaged.
+
+    All randomness of a step is a function of (seed, rank, number of batches seen): a resumed run draws what an
+    uninterrupted one would have drawn.
+
+    Attributes:
+        model: The raw weights; averaged ones are in `average`.
+        average: Moving average of the weights, or None.
+        batches_seen: Training batches that this rank has seen since step 0, across resumes.
+    """
+
+    weights: Tensor
+    window: Tensor
+
+    def __init__(
+        self,
+        model: FoundationModel,
+        objectives: Sequence[Objective],
+        *,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        ema: EmaConfig | None,
+        dataset_names: Sequence[str],
+        seed: int,
+    ) -> None:
+        """Put together what trains.
+
+        Args:
+            model: With its scaling set.
+            objectives: At least one.
+            optimizer: Which, and its rates.
+            schedule: By optimizer steps; the length of the run is asked from the trainer.
+            ema: None trains without a moving average.
+            dataset_names: In order of `dataset_index`; metrics are named by them.
+            seed: Of the objectives' noise.
+        """
+        super().__init__()
+        assert objectives, "nothing to train"
+        self.model = model
+        self.objectives = nn.ModuleList(objectives)
+        self.optimizer_config, self.schedule_config = optimizer, schedule
+        self.average = None if ema is None else WeightAverage(model, ema)
+        self.dataset_names = tuple(dataset_names)
+        self.seed = seed
+        self.batches_seen = 0
+        self.register_buffer(
+            "weights", torch.tensor([o.weight for o in objectives], dtype=torch.float64), persistent=False
+        )
+        self.register_buffer("window", torch.zeros(2, len(objectives), dtype=torch.float64), persistent=False)
+        self.train_metrics = self._build_metrics()
+        self.val_metrics = self._build_metrics()
+        self.val_losses = LossSums(len(objectives))
+        self._views: dict[str, list[int]] = defaultdict(list)
+        for index, objective in enumerate(objectives):
+            self._views[objective.view].append(index)
+
+    # ---------------------------------------------------------------------------------------------------------- setup
+
+    def setup(self, stage: str) -> None:
+        """Refuse trainer settings under which training would hang or differentiate nothing.
+
+        Raises:
+            InputError: Several ranks without `find_unused_parameters`, or validation in inference mode.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise InputError(
+                "trainer.strategy: got plain 'ddp', which hangs when a batch does not use every head; "
+                "allowed: ddp_find_unused_parameters_true"
+            )
+        if stage == "fit" and self.trainer.fit_loop.epoch_loop.val_loop.inference_mode:
+            raise InputError("trainer.inference_mode: got true; allowed: false (validation differentiates for forces)")
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The moving average, which has to follow every step."""
+        return [] if self.average is None else [self.average]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimizer and schedule; one step of the schedule an optimizer step."""
+        optimizer = build_optimizer(self.model, self.optimizer_config)
+        total_steps = self.trainer.estimated_stepping_batches
+        schedule = build_schedule(optimizer, self.schedule_config, total_steps=total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _build_metrics(self) -> nn.ModuleDict:
+        names = dict.fromkeys(objective.predicts for objective in self._objectives())
+        return nn.ModuleDict(
+            {name: build_metric(PROPERTIES[name], num_datasets=len(self.dataset_names)) for name in names}
+        )
+
+    def _objectives(self) -> list[Objective]:
+        return list(self.objectives)  # type: ignore[arg-type]
+
+    # ----------------------------------------------------------------------------------------------------------- step
+
+    def training_step(self, batch: AtomGraph, batch_idx: int) -> Float[Tensor, ""]:  # noqa: ARG002
+        """The total loss of one batch, scaled so that averaging gradients over ranks gives the global mean."""
+        step = self.batches_seen
+        self.batches_seen += 1
+        torch.manual_seed(derived_seed(self.seed, self.global_rank, step, "step"))
+        sums = self._compare(batch, step=step, training=True, metrics=self.train_metrics)
+        counts = sums[1].detach().clone()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(counts)
+        loss = self.trainer.world_size * (self.weights * sums[0] / counts.clamp(min=1)).sum()
+        self.window += sums.detach()
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self._log_window(batch)
+        if not loss.requires_grad:
+            # No label on this rank: the backward pass must still run, or the other ranks wait for it.
+            loss = loss + 0.0 * next(p for p in self.model.parameters() if p.requires_grad).sum()
+        return loss
+
+    def validation_step(self, batch: AtomGraph, batch_idx: int) -> None:
+        """Accumulate losses and metrics; noise is the same in every validation."""
+        sums = self._compare(batch, step=batch_idx, training=False, metrics=self.val_metrics)
+        self.val_losses.update(sums)
+
+    def _compare(
+        self, batch: AtomGraph, *, step: int, training: bool, metrics: nn.ModuleDict
+    ) -> Float[Tensor, "2 objectives"]:
+        """One forward pass a view; sums and counts of every objective on this rank."""
+        objectives = self._objectives()
+        zero = torch.zeros((), dtype=torch.float64, device=batch.positions.device)
+        totals, counts = [zero] * len(objectives), [zero] * len(objectives)
+        for members in self._views.values():
+            active = [index for index in members if not training or step % objectives[index].every == 0]
+            view = batch
+            for index in active:
+                stream = objectives[index].name if training else f"validation {objectives[index].name}"
+                view = objectives[index].prepare(view, self._generator(step, stream))
+            active = [index for index in active if objectives[index].wants(view)]
+            if not active:
+                continue
+            asked = dict.fromkeys(objectives[index].predicts for index in active)
+            outputs = self.model(view, properties=tuple(asked), create_graph=training)
+            for index in active:
+                loss = objectives[index].loss(outputs, view, self.model)
+                totals[index], counts[index] = loss.total.to(torch.float64), loss.count.to(torch.float64)
+            for name in asked:
+                masks = [objectives[index].entries(view) for index in active if objectives[index].predicts == name]
+                metrics[name].update(outputs[name], view, torch.stack(masks).any(dim=0))
+        return torch.stack([torch.stack(totals), torch.stack(counts)])
+
+    def _generator(self, step: int, stream: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, self.global_rank, step, stream))
+
+    # -------------------------------------------------------------------------------------------------------- logging
+
+    def _log_window(self, batch: AtomGraph) -> None:
+        """Log means over the steps since the last time; the only place in a step that waits for the device.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(self.window)
+        named = self._named_losses("train", self.window)
+        self.window.zero_()
+        if not math.isfinite(named["train/loss"]):
+            raise FloatingPointError(
+                f"the loss is not finite after step {self.trainer.global_step}: {named}; "
+                "lower optimizer.learning_rate or set trainer.gradient_clip_val"
+            )
+        named |= self._named_metrics("train", self.train_metrics)
+        named["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict(named, batch_size=batch.num_graphs)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation's losses and metrics, over all batches and ranks."""
+        named = self._named_losses("val", self.val_losses.compute())
+        self.val_losses.reset()
+        named |= self._named_metrics("val", self.val_metrics)
+        self.log_dict(named, batch_size=1)
+
+    def _named_losses(self, stage: str, sums: Float[Tensor, "2 objectives"]) -> dict[str, float]:
+        totals, counts = sums.tolist()
+        named, weighted = {}, 0.0
+        for objective, total, count in zip(self._objectives(), totals, counts, strict=True):
+            if count > 0:
+                named[f"{stage}/{objective.name}_loss"] = total / count
+                weighted += objective.weight * total / count
+        return {f"{stage}/loss": weighted, **named}
+
+    def _named_metrics(self, stage: str, metrics: nn.ModuleDict) -> dict[str, float]:
+        by_property: dict[str, PropertyMetric] = dict(metrics.items())  # type: ignore[arg-type]
+        named = named_scores(by_property, stage=stage, dataset_names=self.dataset_names)
+        for metric in by_property.values():
+            metric.reset()
+        return named
+
+    # ----------------------------------------------------------------------------------------------------- checkpoint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the position in the streams of randomness."""
+        checkpoint[CHECKPOINT_KEY] = {"batches_seen": self.batches_seen, "seed": self.seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where the checkpoint left off."""
+        self.batches_seen = int(checkpoint[CHECKPOINT_KEY]["batches_seen"])
+
+
+def derived_seed(seed: int, rank: int, step: int, stream: str) -> int:
+    """A seed that depends on all of its arguments and nothing else."""
+    digest = hashlib.sha256(f"{seed}/{rank}/{step}/{stream}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") & (2**63 - 1)

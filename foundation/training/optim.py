@@ -1,0 +1,103 @@
+"""Optimizers behind one configuration: which parameters decay, and at which rate each moves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, assert_never
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from foundation.config import Config
+from foundation.nn.linear import ScaledLinear
+from foundation.training.muon import MuonAdamW
+
+
+class AdamWConfig(Config):
+    """AdamW (Loshchilov and Hutter, ICLR 2019).
+
+    Attributes:
+        learning_rate: At the top of the schedule.
+        weight_decay: Decoupled, times the learning rate; on matrices only, never on biases, norms or embeddings.
+        betas: Decay of the running mean and of the running square.
+        epsilon: Added to the root of the running square.
+    """
+
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(default=0.01, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    epsilon: float = Field(default=1e-8, gt=0)
+
+
+class MuonConfig(Config):
+    """Muon on matrices, AdamW on everything else.
+
+    Attributes:
+        learning_rate: Of both; Muon's update is scaled to the size of AdamW's.
+        weight_decay: As for AdamW.
+        momentum: Of Muon (Nesterov).
+        betas: Of AdamW.
+        epsilon: Of AdamW.
+    """
+
+    kind: Literal["muon"] = "muon"
+    learning_rate: float = Field(default=0.01, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    epsilon: float = Field(default=1e-8, gt=0)
+
+
+OptimizerConfig = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]
+
+MINIMUM_MUON_SIDE = 4
+"""Matrices thinner than this (readouts to one number) are vectors in disguise: AdamW moves them."""
+
+
+def split_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Part trainable parameters into matrices, the weights of linear layers, and everything else.
+
+    Returns:
+        Matrices (or batches of them) and others, by name; embeddings, scales, norms and biases are others.
+    """
+    matrices, others = {}, {}
+    for prefix, module in model.named_modules(remove_duplicate=True):
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            linear = isinstance(module, ScaledLinear | nn.Linear) and name == "weight"
+            (matrices if linear else others)[f"{prefix}.{name}" if prefix else name] = parameter
+    return matrices, others
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Make the optimizer of all parameters of `model` that require a gradient."""
+    matrices, others = split_parameters(model)
+    match config:
+        case AdamWConfig():
+            groups = [
+                {"params": list(matrices.values()), "weight_decay": config.weight_decay},
+                {"params": list(others.values()), "weight_decay": 0.0},
+            ]
+            return torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                lr=config.learning_rate,
+                betas=config.betas,
+                eps=config.epsilon,
+            )
+        case MuonConfig():
+            wide = {name: p for name, p in matrices.items() if min(p.shape[-2:]) >= MINIMUM_MUON_SIDE}
+            thin = [p for name, p in matrices.items() if name not in wide]
+            return MuonAdamW(
+                matrices=list(wide.values()),
+                decayed=thin,
+                others=list(others.values()),
+                learning_rate=config.learning_rate,
+                weight_decay=config.weight_decay,
+                momentum=config.momentum,
+                betas=config.betas,
+                epsilon=config.epsilon,
+            )
+        case _:
+            assert_never(config)
