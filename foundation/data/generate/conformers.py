@@ -9,7 +9,7 @@ import numpy as np
 from ase.data import atomic_masses, covalent_radii
 from jaxtyping import Float, Int
 from rdkit import Chem, rdBase
-from rdkit.Chem import AllChem
+from rdkit.Chem import rdDistGeom
 from rdkit.Geometry import Point3D
 from scipy.linalg import orth
 
@@ -62,11 +62,11 @@ def embed(mol: Chem.Mol, *, count: int, seed: int) -> list[Float[np.ndarray, "at
 
     Source: ETKDGv3, Wang, Witek, Landrum, Riniker, J. Chem. Inf. Model. 60, 2044 (2020).
     """
-    parameters = AllChem.ETKDGv3()
+    parameters = rdDistGeom.ETKDGv3()
     parameters.randomSeed = seed
     parameters.numThreads = 1
     with rdBase.BlockLogs():  # it grumbles about ions that it has no force field for, and embeds them all the same
-        indices = list(AllChem.EmbedMultipleConfs(mol, count, parameters))
+        indices = list(rdDistGeom.EmbedMultipleConfs(mol, count, parameters))
     assert indices, f"molecule '{Chem.MolToSmiles(mol)}' cannot be embedded"
     return [mol.GetConformer(index).GetPositions() for index in indices]
 
@@ -90,7 +90,7 @@ def relax(
         total_charge: e.
 
     Raises:
-        UnconvergedError: The self-consistent field did not converge on the way.
+        UnlabelledError: A geometry on the way has no labels.
     """
 
     def forces_at(coordinates: Float[np.ndarray, " coordinates"]) -> Float[np.ndarray, " coordinates"]:

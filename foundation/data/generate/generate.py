@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +28,7 @@ from foundation.data.generate.conformers import (
     relax,
 )
 from foundation.data.generate.molecules import LabelledMolecule, curated_molecules, handedness_molecules
-from foundation.data.generate.xtb import LabelledGeometry, UnconvergedError, label_geometry, require_tblite
+from foundation.data.generate.xtb import LabelledGeometry, UnlabelledError, label_geometry, require_tblite
 from foundation.errors import InputError
 
 __all__ = [
@@ -116,7 +115,7 @@ def num_geometries_each(total: int) -> list[int]:
     return [count for count in counts if count > 0]
 
 
-def generate_geometries(index: int, count: int, seed: int) -> str:
+def generate_geometries(index: int, *, count: int, seed: int) -> str:
     """Make the labelled geometries of one curated molecule.
 
     Positions are rounded before they are labelled, labels after, so that a label belongs to exactly the positions that
@@ -147,7 +146,7 @@ def generate_geometries(index: int, count: int, seed: int) -> str:
             continue
         try:
             labels = label_geometry(positions, numbers=numbers, total_charge=molecule.total_charge)
-        except UnconvergedError:
+        except UnlabelledError:
             continue
         if np.linalg.norm(labels.forces, axis=1).max() > _LARGEST_FORCE:
             continue
@@ -184,7 +183,7 @@ def _relaxed_conformers(
     for positions in embed(mol, count=wanted, seed=int(random.integers(2**31 - 1))):
         try:
             conformer = relax(positions, numbers=numbers, total_charge=molecule.total_charge)
-        except UnconvergedError:
+        except UnlabelledError:
             continue
         if is_same_molecule(conformer.positions, mol=mol, molecule=molecule):
             kept.append(conformer)
@@ -238,11 +237,14 @@ def _frames_of_all(counts: list[int], *, seed: int, workers: int, console: Conso
         Progress(*columns, console=console) as progress,
     ):
         task = progress.add_task("geometries", total=sum(counts))
+        futures = [
+            pool.submit(generate_geometries, index, count=count, seed=seed) for index, count in enumerate(counts)
+        ]
+        for future, count in zip(futures, counts, strict=True):
+            future.add_done_callback(lambda _, count=count: progress.advance(task, count))
         try:
-            results = pool.map(generate_geometries, range(len(counts)), counts, repeat(seed))
-            for count, frames in zip(counts, results, strict=True):
-                progress.advance(task, count)
-                yield frames
+            for future in futures:
+                yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -10,14 +10,14 @@ from jaxtyping import Float, Int
 from foundation.errors import InputError
 from foundation.units import BOHR_IN_ANGSTROM, HARTREE_IN_EV
 
-__all__ = ["LabelledGeometry", "UnconvergedError", "label_geometry", "require_tblite"]
+__all__ = ["LabelledGeometry", "UnlabelledError", "label_geometry", "require_tblite"]
 
 # A hundredth of tblite's default thresholds: the labels are then converged beyond the digits that are kept.
 _ACCURACY = 0.01
 
 
-class UnconvergedError(RuntimeError):
-    """The self-consistent field did not converge."""
+class UnlabelledError(RuntimeError):
+    """The geometry has no labels: the self-consistent field did not converge, or atoms are too close."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +63,22 @@ def label_geometry(
         total_charge: e.
 
     Raises:
-        UnconvergedError: The self-consistent field did not converge.
+        UnlabelledError: The self-consistent field did not converge, or atoms are too close.
 
     Source: GFN2-xTB, Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019).
     """
     from tblite.exceptions import TBLiteRuntimeError
     from tblite.interface import Calculator
 
-    calculator = Calculator(
-        "GFN2-xTB", np.asarray(numbers), positions / BOHR_IN_ANGSTROM, charge=float(total_charge), uhf=0
-    )
-    calculator.set("verbosity", 0)
-    calculator.set("accuracy", _ACCURACY)
     try:
+        calculator = Calculator(
+            "GFN2-xTB", np.asarray(numbers), positions / BOHR_IN_ANGSTROM, charge=float(total_charge), uhf=0
+        )
+        calculator.set("verbosity", 0)
+        calculator.set("accuracy", _ACCURACY)
         result = calculator.singlepoint()
     except TBLiteRuntimeError as error:
-        raise UnconvergedError(str(error)) from error
+        raise UnlabelledError(str(error)) from error
     return LabelledGeometry(
         energy=float(result.get("energy")) * HARTREE_IN_EV,
         forces=-result.get("gradient") * (HARTREE_IN_EV / BOHR_IN_ANGSTROM),
