@@ -5,6 +5,9 @@ Source of the parametrisation: Geiger and Smidt, e3nn (arXiv 2207.09453), sectio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,18 +31,56 @@ class EquivariantLinear(nn.Module):
     """Mix channels of each degree with weights of its own; components stay.
 
     Args:
-        in_channels: Channels that each degree brings (paths * channels); 0 where a degree is absent.
+        in_channels: Channels that each degree brings (paths * channels).
         out_channels: Channels of every degree of the result.
+
+    Attributes:
+        gain: `[degrees]`, a constant set once by `calibrated` so that outputs start with unit variance.
     """
+
+    gain: Tensor
 
     def __init__(self, in_channels: list[int], out_channels: int) -> None:
         super().__init__()
         self.out_channels = out_channels
-        self.maps = nn.ModuleList(ScaledLinear(size, out_channels) for size in in_channels)
+        self.calibrating = False
+        self.weights = nn.ParameterList(nn.Parameter(torch.randn(size, out_channels)) for size in in_channels)
+        self.register_buffer("gain", torch.tensor([size**-0.5 for size in in_channels]))
 
     def forward(self, inputs: list[Float[Tensor, "atoms m in_channels"]]) -> Float[Tensor, "atoms components out"]:
         """One tensor a degree in, `[atoms, 2l+1, in_channels[l]]`; all degrees together out."""
-        return torch.cat([linear(part) for linear, part in zip(self.maps, inputs, strict=True)], dim=1)
+        if self.calibrating:
+            self._calibrate(inputs)
+        gains = self.gain.unbind()
+        return torch.cat(
+            [part @ (weight * gain) for part, weight, gain in zip(inputs, self.weights, gains, strict=True)], dim=1
+        )
+
+    @torch.no_grad()
+    def _calibrate(self, inputs: list[Tensor]) -> None:
+        for degree, (part, weight) in enumerate(zip(inputs, self.weights, strict=True)):
+            size = (part @ weight).square().mean().sqrt()
+            if size > 0:
+                self.gain[degree] = 1.0 / size
+
+
+@contextmanager
+def calibrated(module: nn.Module) -> Iterator[None]:
+    """Within this context every `EquivariantLinear` of `module` sets its gain from the batch that passes through it.
+
+    One forward pass on training structures then starts all features at unit variance, however many neighbours there are
+    and however high the product. The gains are constants afterwards and travel with the weights.
+
+    Source: layer-sequential unit variance, Mishkin and Matas, ICLR 2016 (arXiv 1511.06422).
+    """
+    linears = [part for part in module.modules() if isinstance(part, EquivariantLinear)]
+    for linear in linears:
+        linear.calibrating = True
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.calibrating = False
 
 
 def split_degrees(features: Float[Tensor, "atoms components channels"]) -> list[Float[Tensor, "atoms m channels"]]:

@@ -1,0 +1,165 @@
+"""The model: backbone, electrostatics and heads in one module, physical predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from foundation.backbones import BackboneConfig, build_backbone
+from foundation.config import Config
+from foundation.data.graph import AtomGraph
+from foundation.derive import DERIVED, Deformable, born_charges, deformable, forces_and_stress
+from foundation.electrostatics import CoulombConfig, CoulombEnergy
+from foundation.errors import InputError
+from foundation.heads import HeadConfig, build_head, predictable
+from foundation.nn.features import Features
+from foundation.nn.linear import calibrated
+from foundation.properties import get_property
+from foundation.scaling import Scaling, ScalingTable
+
+
+class ModelConfig(Config):
+    """Everything that decides the shape of a model.
+
+    Attributes:
+        backbone: The shared backbone.
+        heads: Name -> head; no property may be given by two heads.
+        elements: Atomic numbers that the model knows, ascending.
+        levels: Levels of theory (or assays) that it is conditioned on, in the order of `level_index`.
+        electrostatics: Adds the energy of the predicted charges; needs a `charges` and an `energy` head.
+    """
+
+    backbone: BackboneConfig
+    heads: dict[str, HeadConfig]
+    elements: tuple[int, ...] = Field(min_length=1)
+    levels: tuple[str, ...] = Field(min_length=1)
+    electrostatics: CoulombConfig | None = None
+
+    @field_validator("elements")
+    @classmethod
+    def _ascending(cls, elements: tuple[int, ...]) -> tuple[int, ...]:
+        if list(elements) != sorted(set(elements)) or elements[0] < 1 or elements[-1] > 118:
+            raise ValueError("atomic numbers must be ascending, without repetition, from 1 to 118")
+        return elements
+
+
+class FoundationModel(nn.Module):
+    """One model of molecules and materials.
+
+    Args:
+        config: Its shape; weights are drawn from torch's global generator.
+
+    Attributes:
+        properties: Everything that it can predict, derivatives included.
+        cutoff: Å; graphs must carry all edges up to it.
+
+    Raises:
+        InputError: Two heads give one property, or electrostatics lacks charges.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, elements=config.elements, num_levels=len(config.levels))
+        self.cutoff: float = config.backbone.cutoff
+        self.heads = nn.ModuleDict(
+            {
+                name: build_head(head, self.backbone.layout, num_elements=len(config.elements))
+                for name, head in config.heads.items()
+            }
+        )
+        self.properties = predictable(config.heads)
+        self._head_of = _head_of_property(config)
+        self.scaling = Scaling(self.properties, num_levels=len(config.levels))
+        self.electrostatics = None if config.electrostatics is None else CoulombEnergy(config.electrostatics)
+        if self.electrostatics is not None and not {"partial_charges", "energy"} <= self.properties:
+            raise InputError("electrostatics needs heads that predict 'partial_charges' and 'energy'")
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable and frozen parameters together."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @torch.no_grad()
+    def prepare(self, table: ScalingTable, batch: AtomGraph) -> None:
+        """Take over measured scales and start all features at unit variance on one batch of training structures."""
+        self.scaling.set_table(table)
+        self.backbone.mean_neighbors.fill_(table.mean_neighbors)
+        with calibrated(self.backbone):
+            self.backbone(batch)
+
+    def forward(
+        self, graph: AtomGraph, *, properties: Collection[str], create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Predict physical values.
+
+        Args:
+            graph: A batch with edges up to `cutoff`.
+            properties: What to predict.
+            create_graph: Whether derived properties (forces, stress, Born charges) will be differentiated again.
+
+        Returns:
+            One tensor a property, `[graphs, *shape]` or `[atoms, *shape]`, internal units; classification as logits;
+            `masked_element` as `[atoms, elements]` logits.
+
+        Raises:
+            InputError: A property that no head gives.
+        """
+        asked = frozenset(properties)
+        if not asked <= self.properties:
+            unknown = ", ".join(sorted(asked - self.properties))
+            raise InputError(f"the model does not predict {unknown}; it predicts {', '.join(sorted(self.properties))}")
+        derived = asked & DERIVED
+        if not derived:
+            return self._direct(self.backbone(graph), graph, asked)
+        with torch.enable_grad():
+            moving = deformable(graph, with_strain="stress" in asked)
+            direct = (asked - derived) | {base for name in derived if (base := get_property(name).derived_from)}
+            predictions = self._direct(self.backbone(moving.graph), moving.graph, direct)
+            predictions.update(_derived(predictions, moving, derived, create_graph=create_graph))
+        if not create_graph and not torch.is_grad_enabled():
+            predictions = {name: values.detach() for name, values in predictions.items()}
+        return {name: predictions[name] for name in asked}
+
+    def _direct(self, features: Features, graph: AtomGraph, asked: frozenset[str]) -> dict[str, Tensor]:
+        """Everything that heads give without derivatives."""
+        needed = asked | {"partial_charges"} if self.electrostatics is not None and "energy" in asked else asked
+        outputs: dict[str, Tensor] = {}
+        for head_name in sorted({self._head_of[name] for name in needed}):
+            head = self.heads[head_name]
+            for name, values in head(features, graph).items():
+                outputs[name] = self.scaling.to_physical(name, values, graph) if head.normalised else values
+        if self.electrostatics is not None and "energy" in asked:
+            outputs["energy"] = outputs["energy"] + self.electrostatics(outputs["partial_charges"], graph)
+        return {name: outputs[name] for name in asked}
+
+
+def _derived(
+    predictions: dict[str, Tensor], moving: Deformable, asked: frozenset[str], *, create_graph: bool
+) -> dict[str, Tensor]:
+    derived: dict[str, Tensor] = {}
+    if "born_charges" in asked:
+        derived["born_charges"] = born_charges(
+            predictions["dipole"], moving, create_graph=create_graph, retain_graph=True
+        )
+    if asked & {"forces", "stress"}:
+        forces, stress = forces_and_stress(predictions["energy"], moving, create_graph=create_graph, retain_graph=True)
+        derived["forces"] = forces
+        if stress is not None:
+            derived["stress"] = stress
+    return derived
+
+
+def _head_of_property(config: ModelConfig) -> dict[str, str]:
+    owner: dict[str, str] = {}
+    for name, head in config.heads.items():
+        for property_name in head.predicts:
+            if property_name in owner:
+                raise InputError(
+                    f"heads '{owner[property_name]}' and '{name}' both give property '{property_name}'; one may"
+                )
+            owner[property_name] = name
+    return owner
