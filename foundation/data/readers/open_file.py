@@ -1,0 +1,73 @@
+"""Open files as they are or compressed with gzip, xz or bzip2; check that they are what the card was written for."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+from foundation.data.files import DataFile
+from foundation.errors import InputError
+
+__all__ = ["check_content", "open_binary", "open_text"]
+
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+@contextmanager
+def open_text(path: Path, *, encoding: str = "utf-8") -> Iterator[TextIO]:
+    """Open as text; the ending .gz, .xz or .bz2 decides the compression.
+
+    Raises:
+        InputError: The file is missing, broken or not text.
+    """
+    opener = _OPENERS.get(path.suffix.lower(), open)
+    with _faults_named(path), cast(TextIO, opener(path, "rt", encoding=encoding, newline="")) as stream:
+        yield stream
+
+
+@contextmanager
+def open_binary(path: Path) -> Iterator[BinaryIO]:
+    """Open as bytes, decompressed.
+
+    Raises:
+        InputError: The file is missing or broken.
+    """
+    opener = _OPENERS.get(path.suffix.lower(), open)
+    with _faults_named(path), cast(BinaryIO, opener(path, "rb")) as stream:
+        yield stream
+
+
+@contextmanager
+def _faults_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text: {error}") from error
+    except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def check_content(file: DataFile) -> None:
+    """Compare a file with its known sha256, if there is one.
+
+    Raises:
+        InputError: It differs: what the card says of units and keys may not hold.
+    """
+    if file.sha256 is None:
+        return
+    with file.path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != file.sha256:
+        raise InputError(
+            f"{file.path}: sha256 {digest} is not the {file.sha256} that the card was written for; name the file as "
+            "your own `source` if you are sure that it has the same keys and units"
+        )
