@@ -15,13 +15,23 @@ from pydantic import Field, field_validator
 from foundation.config import Config, load_yaml, merge, nearest, validate
 from foundation.data.conformers import ConformerConfig
 from foundation.data.fields import LabelField, NumberField, PropertyName, check_labels
-from foundation.data.files import DataFile, Format, Paths, data_root, expand_source, find_files, format_of
+from foundation.data.files import (
+    PACKAGE_PREFIX,
+    DataFile,
+    Format,
+    Paths,
+    data_root,
+    expand_source,
+    find_files,
+    format_of,
+)
 from foundation.data.layout import ArraysConfig, Download, GroupConfig, IsolatedAtomsConfig
 from foundation.data.splits import SplitConfig
 from foundation.errors import InputError
 from foundation.resources import data_cards_dir
 
 __all__ = [
+    "PACKAGE_PREFIX",
     "ArraysConfig",
     "DataCard",
     "DataFile",
