@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field, field_validator
@@ -19,6 +20,9 @@ from foundation.nn.features import Features
 from foundation.nn.linear import calibrated
 from foundation.properties import get_property
 from foundation.scaling import Scaling, ScalingTable
+
+if TYPE_CHECKING:
+    from foundation.predict import Input, Prediction
 
 
 class ModelConfig(Config):
@@ -123,6 +127,27 @@ class FoundationModel(nn.Module):
         if not create_graph and not torch.is_grad_enabled():
             predictions = {name: values.detach() for name, values in predictions.items()}
         return {name: predictions[name] for name in asked}
+
+    def predict(
+        self,
+        inputs: Input | Sequence[Input],
+        *,
+        properties: Collection[str] | None = None,
+        level: str | None = None,
+        charge: float | None = None,
+        spin: int | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Predict for ASE atoms, RDKit molecules or SMILES; see `foundation.predict.predict`.
+
+        Returns:
+            One prediction for one input, a list for a list.
+        """
+        from foundation.predict import predict
+
+        single = isinstance(inputs, str) or not isinstance(inputs, Sequence)
+        given = [inputs] if single else list(inputs)
+        found = predict(self, given, properties=properties, level=level, charge=charge, spin=spin)
+        return found[0] if single else found
 
     def _direct(self, features: Features, graph: AtomGraph, asked: frozenset[str]) -> dict[str, Tensor]:
         """Everything that heads give without derivatives."""

@@ -45,11 +45,16 @@ def has_references(prop: Property) -> bool:
 
 
 class Scaling(nn.Module):
-    """Buffers that turn a head's normalised values into physical ones, and residuals into normalised ones."""
+    """Buffers that turn a head's normalised values into physical ones, and residuals into normalised ones.
+
+    Attributes:
+        provenance: Level -> how its reference energies were obtained; for the model card.
+    """
 
     def __init__(self, properties: frozenset[str], *, num_levels: int) -> None:
         super().__init__()
         self.names = tuple(sorted(properties))
+        self.provenance: dict[str, str] = {}
         for name in self.names:
             self.register_buffer(f"scale_{name}", torch.tensor(1.0, dtype=torch.float64))
             self.register_buffer(f"shift_{name}", torch.tensor(0.0, dtype=torch.float64))
@@ -73,6 +78,7 @@ class Scaling(nn.Module):
 
     def set_table(self, table: ScalingTable) -> None:
         """Take over measured values; properties that the table does not know keep theirs."""
+        self.provenance = dict(table.provenance)
         for name in self.names:
             if name in table.scales:
                 self.get_buffer(f"scale_{name}").fill_(table.scales[name])

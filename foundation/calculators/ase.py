@@ -1,0 +1,123 @@
+"""The ASE calculator: energies, conservative forces, stress, dipoles and charges of any model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from foundation.checkpoint import load
+from foundation.errors import InputError
+from foundation.model import FoundationModel
+from foundation.predict.engine import choose_level, predict_structures
+from foundation.predict.structures import CHARGE_KEYS, SPIN_KEYS, from_atoms
+
+_ASE_NAMES = {
+    "energy": "energy",
+    "free_energy": "energy",
+    "forces": "forces",
+    "stress": "stress",
+    "dipole": "dipole",
+    "charges": "partial_charges",
+}
+"""ASE's name -> ours."""
+_ALWAYS = frozenset({"energy", "forces"})
+"""Computed at every call: dynamics and relaxations ask for one after the other."""
+_CHEAP_FOR_MOLECULES = frozenset({"dipole", "partial_charges"})
+
+
+class FoundationCalculator(Calculator):
+    """Computes what ASE asks for with a trained model.
+
+    Total charge and spin multiplicity come from the arguments or from `atoms.info` (`total_charge`,
+    `spin_multiplicity`); they are never assumed. Neighbours are found anew at every call, so nothing is ever stale.
+    Forces are the exact negative gradient of the energy. Stress follows ASE: eV/Å³, tension positive, order xx, yy, zz,
+    yz, xz, xy.
+
+    Args:
+        model: A loaded model, or its name: a run or model directory, a URL, a hub id `org/name@revision`.
+        level: Level of theory; needed where the model knows several.
+        charge: Total charge, e; None reads `atoms.info`.
+        spin: Multiplicity 2S+1; None reads `atoms.info`.
+        dtype: Precision of the network. `float64` costs about twice as much and is for phonons, tight relaxations and
+            tests of energy conservation.
+        device: Where to compute.
+
+    Raises:
+        InputError: No such model, an unknown or unchosen level, or a model without any property that ASE knows.
+    """
+
+    def __init__(
+        self,
+        model: FoundationModel | str | Path,
+        *,
+        level: str | None = None,
+        charge: float | None = None,
+        spin: int | None = None,
+        dtype: Literal["float32", "float64"] = "float32",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__()
+        if dtype not in {"float32", "float64"}:
+            raise InputError(f"dtype: got {dtype!r}; allowed: 'float32', 'float64'")
+        # A copy, so that the caller's model keeps its place, precision and mode.
+        own = copy.deepcopy(model) if isinstance(model, FoundationModel) else load(model)
+        if dtype == "float64":
+            own = own.double()
+        self.model = own.to(device).eval().requires_grad_(False)
+        self.level = self.model.config.levels[choose_level(self.model, level)]
+        self.charge = charge
+        self.spin = spin
+        self.implemented_properties = [name for name, ours in _ASE_NAMES.items() if ours in self.model.properties]
+        if not self.implemented_properties:
+            raise InputError(
+                f"the model predicts {', '.join(sorted(self.model.properties))}; none of it is what ASE asks for: "
+                f"{', '.join(_ASE_NAMES)}"
+            )
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill `results`; called by ASE.
+
+        Raises:
+            InputError: Charge or spin is not stated, an element was never seen, atoms lie on top of each other, or
+                stress is asked of a structure that is not periodic in three directions.
+        """
+        super().calculate(atoms, list(properties), list(system_changes))
+        assert isinstance(self.atoms, Atoms)
+        structure = from_atoms(self.atoms, name="atoms", where="atoms", charge=self.charge, spin=self.spin)
+        wanted = {_ASE_NAMES[name] for name in properties} | _ALWAYS
+        if not structure.pbc.any():
+            wanted |= _CHEAP_FOR_MOLECULES
+        wanted &= self.model.properties
+        [prediction] = predict_structures(self.model, [structure], properties=wanted, level=self.level)
+        for name, ours in _ASE_NAMES.items():
+            if ours in prediction.values:
+                self.results[name] = _ase_value(name, prediction.values[ours])
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation; ASE itself would overlook charge and spin in `atoms.info`."""
+        changes = list(super().check_state(atoms, tol=tol))
+        if isinstance(self.atoms, Atoms) and _stated(self.atoms) != _stated(atoms):
+            changes.append("info")
+        return changes
+
+
+def _stated(atoms: Atoms) -> dict[str, Any]:
+    return {key: atoms.info[key] for key in (*CHARGE_KEYS, *SPIN_KEYS) if key in atoms.info}
+
+
+def _ase_value(name: str, value: Any) -> Any:
+    if name in {"energy", "free_energy"}:
+        return float(value)
+    return full_3x3_to_voigt_6_stress(value) if name == "stress" else value

@@ -1,0 +1,156 @@
+"""The model card: `README.md` of a model directory, written from the model and from what its run recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+
+from foundation.model import FoundationModel
+from foundation.properties import PROPERTIES
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CardInfo:
+    """What a model card says beyond what the model itself knows.
+
+    Attributes:
+        title: Name of the model or of its run.
+        summary: The run's `summary.json`: the sections `data`, `timing`, `environment`, `tasks` and `init` are used
+            where they exist.
+        evaluation: The run's `evaluation.json`: split -> data set -> property -> figures.
+    """
+
+    title: str
+    summary: Json = field(default_factory=dict)
+    evaluation: Json = field(default_factory=dict)
+
+
+def write_card(model: FoundationModel, path: Path, *, info: CardInfo) -> None:
+    """Write the model card of `model` to `path`."""
+    sections = [
+        f"# {info.title}",
+        "A model trained with `foundation`: a shared equivariant backbone with one head a task.",
+        _scope(model),
+        _usage(model),
+        _errors(info.evaluation),
+        _training(info.summary),
+        _reference_energies(model),
+        "## Limits\n\nThe errors above hold for data like those it was trained on. It refuses elements that it has "
+        "never seen, and does not know how sure it is of the rest: check energies and forces on a few structures of your own "
+        "before you rely on them.",
+    ]
+    header = "---\nlibrary_name: foundation\ntags: [chemistry, materials, molecular-dynamics]\n---\n\n"
+    path.write_text(header + "\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _scope(model: FoundationModel) -> str:
+    properties = [
+        (name, PROPERTIES[name].description, PROPERTIES[name].unit, PROPERTIES[name].level)
+        for name in sorted(model.properties)
+    ]
+    elements = " ".join(chemical_symbols[number] for number in sorted(model.config.elements))
+    return (
+        "## What it predicts\n\n"
+        + _table(("property", "meaning", "unit", "of each"), properties)
+        + f"\n\n- Elements: {elements}\n- Levels of theory: {', '.join(model.config.levels)}\n"
+        f"- Cutoff: {model.cutoff:g} Å\n"
+        f"- Parameters: {sum(parameter.numel() for parameter in model.parameters()):,}\n"
+        "- Units: eV, Å, e; stress is (1/V) dE/dε, tension positive; dipoles of ions are about the centre of mass"
+    )
+
+
+def _usage(model: FoundationModel) -> str:
+    level = f', level="{model.config.levels[0]}"' if len(model.config.levels) > 1 else ""
+    return (
+        "## How to use it\n\n"
+        "```python\nimport foundation\n\n"
+        'model = foundation.load("this/directory")\n'
+        f'print(model.predict("CCO"{level}))\n\n'
+        "from foundation.calculators.ase import FoundationCalculator\n\n"
+        'atoms.info.update(total_charge=0, spin_multiplicity=1)\natoms.calc = FoundationCalculator("this/directory"'
+        f"{level})\n```"
+    )
+
+
+def _errors(evaluation: Json) -> str:
+    rows = [
+        (split, dataset, name, _figures(figures))
+        for split, datasets in evaluation.items()
+        for dataset, properties in datasets.items()
+        for name, figures in properties.items()
+    ]
+    return "## Errors\n\n" + _table(("split", "data", "property", "figures"), rows) if rows else ""
+
+
+def _figures(figures: Json) -> str:
+    unit = figures.get("unit", "1")
+    parts = []
+    for key, value in figures.items():
+        if isinstance(value, float):
+            parts.append(f"{key} {value:.4g}" + (f" {unit}" if key in {"mae", "rmse"} and unit != "1" else ""))
+        elif key == "count":
+            parts.append(f"{value} labels")
+    return ", ".join(parts)
+
+
+def _training(summary: Json) -> str:
+    rows = [
+        (
+            name,
+            ", ".join(f"{count} {split}" for split, count in data.get("counts", {}).items()),
+            str(data.get("level_of_theory", "not stated")),
+            str(data.get("licence") or "not stated"),
+            str(data.get("source") or "not stated"),
+        )
+        for name, data in summary.get("data", {}).items()
+    ]
+    parts = []
+    if rows:
+        parts.append(_table(("data", "structures", "level of theory", "licence", "source"), rows))
+    facts = [
+        f"- {name}: {_fact(summary[name])}"
+        for name in ("tasks", "init", "timing", "environment")
+        if summary.get(name) not in (None, {}, [])
+    ]
+    if facts:
+        parts.append("\n".join(facts))
+    return "## Training\n\n" + "\n\n".join(parts) if parts else ""
+
+
+def _fact(value: object) -> str:
+    """One line for any JSON value."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_fact(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_fact(inner) for inner in value) if len(value) <= 8 else f"{len(value)} entries"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _reference_energies(model: FoundationModel) -> str:
+    """Energies of atoms that the model's energies are counted from, level by level, and how they were obtained."""
+    if "energy" not in model.properties:
+        return ""
+    known = model.scaling.reference_energies
+    lines = []
+    for index, level in enumerate(model.config.levels):
+        values = [
+            f"{chemical_symbols[number]} {float(known[index, number]):.6f}"
+            for number in sorted(model.config.elements)
+            if not torch.isnan(known[index, number])
+        ]
+        lines.append(f"- {level}: {', '.join(values) if values else 'none'}")
+    provenance = model.scaling.provenance
+    how = "\n\nHow they and the scales were obtained: " + _fact(provenance) if provenance else ""
+    return "## Reference energies (eV)\n\n" + "\n".join(lines) + how

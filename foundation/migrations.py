@@ -1,0 +1,65 @@
+"""Stepwise migrations of a stored model from the format version that wrote it to today's.
+
+Each step turns version n into n + 1 and is never changed afterwards; a stored model of every version is among the
+tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from foundation.errors import InputError
+
+FORMAT_VERSION = 1
+"""What `foundation.checkpoint` writes."""
+
+Document = dict[str, Any]
+"""`config.json` as it was read."""
+Tensors = dict[str, Tensor]
+Step = Callable[[Document, Tensors], tuple[Document, Tensors]]
+"""Turns the document and the tensors of one version into those of the next; `format_version` is raised for it."""
+
+STEPS: Mapping[int, Step] = {}
+"""The version that a step starts from -> the step. Version 1 is the first, so there is none yet."""
+
+
+def migrate(
+    document: Document,
+    tensors: Tensors,
+    *,
+    where: str,
+    steps: Mapping[int, Step] = STEPS,
+    target: int = FORMAT_VERSION,
+) -> tuple[Document, Tensors]:
+    """Bring a stored model to version `target`, one step after another.
+
+    Args:
+        document: `config.json`, of any version.
+        tensors: The weights, by name.
+        where: The file, for errors.
+        steps: Version -> step to the next one.
+        target: The version that is wanted.
+
+    Returns:
+        The document and the tensors of version `target`.
+
+    Raises:
+        InputError: The version is missing, not a number, newer than `target`, or one that no step leads away from.
+    """
+    version = document.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise InputError(f"{where}: format_version: got {version!r}; allowed: a whole number from 1 to {target}")
+    if version > target:
+        raise InputError(
+            f"{where}: format_version: got {version}; allowed: 1 to {target}. A newer foundation wrote this model: "
+            "update with `pip install --upgrade foundation`"
+        )
+    for start in range(version, target):
+        if start not in steps:
+            raise InputError(f"{where}: no migration leads from format_version {start} to {start + 1}")
+        document, tensors = steps[start](dict(document), dict(tensors))
+        document = {**document, "format_version": start + 1}
+    return document, tensors
