@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import lzma
+import resource
 from collections import defaultdict
 from functools import cache
 from importlib.resources import files
@@ -27,7 +28,12 @@ from foundation.data.generate import (
     generate,
 )
 from foundation.data.generate.conformers import centre_of_mass, displace, is_same_molecule, relax
-from foundation.data.generate.generate import generate_geometries, handedness_table, num_geometries_each
+from foundation.data.generate.generate import (
+    complete_or_absent,
+    generate_geometries,
+    handedness_table,
+    num_geometries_each,
+)
 from foundation.data.generate.molecules import (
     ENANTIOMERS,
     SUBSTITUENTS,
@@ -332,3 +338,22 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
     with pytest.raises(InputError, match="cannot write to"):
         generate(occupied, num_geometries=1, num_handedness=2, seed=0, workers=1, console=QUIET)
     assert occupied.read_text() == "mine"
+
+
+def write_much(path: Path) -> None:
+    with complete_or_absent(path) as file:
+        file.write(bytes(100_000))
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file_and_no_other(tmp_path: Path):
+    path = tmp_path / "kept"
+    path.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_much(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

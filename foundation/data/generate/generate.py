@@ -37,6 +37,7 @@ __all__ = [
     "SHIPPED_NUM_GEOMETRIES",
     "SHIPPED_NUM_HANDEDNESS",
     "SHIPPED_SEED",
+    "complete_or_absent",
     "generate",
     "generate_geometries",
     "handedness_table",
@@ -93,8 +94,8 @@ def generate(out: Path, *, num_geometries: int, num_handedness: int, seed: int, 
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (
-            _complete_or_absent(out / GEOMETRIES_FILE) as geometries,
-            _complete_or_absent(out / HANDEDNESS_FILE) as handedness,
+            complete_or_absent(out / GEOMETRIES_FILE) as geometries,
+            complete_or_absent(out / HANDEDNESS_FILE) as handedness,
         ):
             handedness.write(table.encode())
             with lzma.open(geometries, "wb", format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, preset=9) as compressed:
@@ -266,7 +267,7 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
+def complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
     """Write beside the path and rename at the end, so that a file of this name is always whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
