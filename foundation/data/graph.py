@@ -59,7 +59,8 @@ FIELDS: dict[str, GraphField] = {
     "edge_shifts": GraphField("edge", torch.float64, (3,), "1"),
 }
 """Edges point from `senders` j to `receivers` i, sorted by receiver; `edge_shifts` counts cell vectors, so that
-r_ij = positions[j] + edge_shifts @ cell - positions[i]. `level_index` and `dataset_index` number the levels of theory and
+r_ij = positions[j] + edge_shifts @ cell - positions[i]. `level_index` and `dataset_index` number the levels of theory
+and
 data sets of the model or mixture that the graph is meant for; `structure_index` is the row in its data set."""
 
 _ATOM_INDEX_FIELDS = ("senders", "receivers")
@@ -87,7 +88,7 @@ def build_graph(
     total_charge: float,
     spin_multiplicity: int,
     cell: ArrayLike | None = None,
-    pbc: Sequence[bool] | bool = False,
+    pbc: ArrayLike = False,
     targets: Mapping[str, ArrayLike] | None = None,
     level_index: int = 0,
     dataset_index: int = 0,
@@ -103,17 +104,21 @@ def build_graph(
         spin_multiplicity: 2S+1, at least 1.
         cell: `[3, 3]`, rows are lattice vectors, Å; None for a free molecule.
         pbc: Which lattice directions repeat.
-        targets: Property name -> value in internal units; absent properties are masked when batched. Atom-level values may
+        targets: Property name -> value in internal units; absent properties are masked when batched. Atom-level values
+        may
             hold NaN rows: those atoms are masked.
         where: What to call this structure in an error.
 
     Raises:
-        InputError: Wrong shapes, non-finite numbers, atoms on top of each other, unknown elements, a periodic cell without volume.
+        InputError: Wrong shapes, non-finite numbers, atoms on top of each other, unknown elements, a periodic cell
+        without volume.
     """
     position_array = np.asarray(positions, dtype=np.float64)
     number_array = np.asarray(atomic_numbers, dtype=np.int64)
     if position_array.ndim != 2 or position_array.shape[1] != 3 or len(position_array) == 0:
-        raise InputError(f"{where}: positions have shape {position_array.shape}; allowed: (atoms, 3), at least one atom")
+        raise InputError(
+            f"{where}: positions have shape {position_array.shape}; allowed: (atoms, 3), at least one atom"
+        )
     if number_array.shape != position_array.shape[:1]:
         raise InputError(f"{where}: {len(number_array)} atomic numbers for {len(position_array)} positions")
     if not np.isfinite(position_array).all():
@@ -189,8 +194,9 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
     counts = torch.cat([graph.num_atoms_per_graph for graph in graphs])
     sizes = [graph.positions.shape[0] for graph in graphs]
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    fields = [graph.to_dict() for graph in graphs]
     for name in FIELDS:
-        parts = [getattr(graph, name) for graph in graphs]
+        parts = [field[name] for field in fields]
         if name in _ATOM_INDEX_FIELDS:
             parts = [part + int(offset) for part, offset in zip(parts, offsets, strict=True)]
         setattr(batch, name, torch.cat(parts))
@@ -198,8 +204,9 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
     batch.num_graphs = len(counts)
     batch.graph_index = torch.repeat_interleave(torch.arange(len(counts)), counts)
     batch.targets, batch.masks = {}, {}
+    labelled = {name for field in fields for name in field["targets"]}
     for name in PROPERTIES:
-        if any(name in graph.targets for graph in graphs):
+        if name in labelled:
             batch.targets[name], batch.masks[name] = _collate_target(name, graphs)
     batch.max_neighbors, batch.edge_slots = padded_slots(batch.receivers, int(counts.sum()))
     return batch

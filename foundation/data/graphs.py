@@ -1,0 +1,131 @@
+"""Graphs with edges as a sequence: built from a store when first asked for, kept in memory up to a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+from jaxtyping import Int
+
+from foundation.data.graph import AtomGraph
+from foundation.data.neighbors import with_neighbors
+from foundation.data.store import Store
+
+_FIXED_BYTES = 12_000
+"""Of one graph in memory without its numbers: some twenty tensors and their containers."""
+_BYTES_PER_ATOM = 120
+_BYTES_PER_EDGE = 48
+
+
+class MemoryBudget:
+    """How many bytes of graphs several sequences may keep between them.
+
+    Args:
+        num_bytes: The bound.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self.remaining = num_bytes
+
+    def take(self, graph: AtomGraph) -> bool:
+        """Reserve room for a graph; false if there is none."""
+        size = _FIXED_BYTES + _BYTES_PER_ATOM * len(graph.positions) + _BYTES_PER_EDGE * len(graph.senders)
+        if size > self.remaining:
+            return False
+        self.remaining -= size
+        return True
+
+
+class GraphSequence(Sequence[AtomGraph]):
+    """Some structures of a store, as graphs with edges.
+
+    The graphs that are kept are shared: who changes one in place changes it for all.
+
+    Args:
+        store: Where they come from.
+        rows: Which of its structures.
+        cutoff: Å.
+        level_index: Number of the store's level of theory.
+        dataset_index: Number of the data set.
+        budget: Memory to keep graphs in.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rows: Int[np.ndarray, " structures"],
+        *,
+        cutoff: float,
+        level_index: int,
+        dataset_index: int,
+        budget: MemoryBudget,
+    ) -> None:
+        self.store = store
+        self.rows = rows
+        self._cutoff = cutoff
+        self._level_index = level_index
+        self._dataset_index = dataset_index
+        self._budget = budget
+        self._kept: list[AtomGraph | None] = [None] * len(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> AtomGraph: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[AtomGraph]: ...
+    def __getitem__(self, index: int | slice) -> AtomGraph | list[AtomGraph]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        kept = self._kept[index]
+        if kept is not None:
+            return kept
+        row = int(self.rows[index])
+        graph = self.store.graph(row, level_index=self._level_index, dataset_index=self._dataset_index)
+        graph = with_neighbors(graph, self._cutoff, where=self.store.names[row])
+        if self._budget.take(graph):
+            self._kept[index] = graph
+        return graph
+
+    @property
+    def num_atoms(self) -> Int[np.ndarray, " structures"]:
+        """Atoms of each graph."""
+        return self.store.num_atoms[self.rows]
+
+    @property
+    def names(self) -> list[str]:
+        """What to call each graph in an error."""
+        return [self.store.names[row] for row in self.rows]
+
+    def count_edges(self) -> Int[np.ndarray, " structures"]:
+        """Edges of each graph; builds all of them."""
+        return np.array([len(graph.senders) for graph in self], dtype=np.int64)
+
+
+class ConcatenatedGraphs(Sequence[AtomGraph]):
+    """Several sequences end to end.
+
+    Args:
+        parts: The sequences.
+    """
+
+    def __init__(self, parts: Sequence[GraphSequence]) -> None:
+        self.parts = tuple(parts)
+        self._starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> AtomGraph: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[AtomGraph]: ...
+    def __getitem__(self, index: int | slice) -> AtomGraph | list[AtomGraph]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.parts[part][index - int(self._starts[part])]

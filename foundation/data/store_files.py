@@ -1,0 +1,117 @@
+"""Creating a folder all at once or not at all, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from foundation.errors import InputError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SUFFIX = ".partial"
+_SETTLED_S = 60.0
+"""Seconds after which an unlocked partial folder belongs to nobody: its maker locks it within moments."""
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` that takes its place when the block ends, and vanishes if it fails.
+
+    Files must have been brought to the disk by the block; their folder entries are brought here. What an earlier
+    process left behind when it was killed is removed.
+
+    Raises:
+        InputError: The disk is full, or the place cannot be written.
+        FileExistsError: Another process finished the same folder first.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent))
+    try:
+        with _locked(partial):
+            yield partial
+            with writing(path):
+                sync_folder(partial)
+                partial.chmod(0o755)
+                _rename(partial, path)
+                sync_folder(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write the store at `path` into one message for the user.
+
+    Raises:
+        InputError: The disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise InputError(_explain(error, path)) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file and bring it to the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's entries to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _rename(partial: Path, path: Path) -> None:
+    try:
+        partial.rename(path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise FileExistsError(f"{path} exists") from error
+        raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f".*{_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime < _SETTLED_S:
+                continue
+            with _locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _explain(error: OSError, path: Path) -> str:
+    if error.errno in _NO_ROOM:
+        return (
+            f"{path}: no room left on the disk while writing the store ({error.strerror}); nothing was kept; "
+            f"free space in '{path.parent}' or name another place with FOUNDATION_CACHE"
+        )
+    return f"{path}: the store cannot be written: {error.strerror or error}; name another place with FOUNDATION_CACHE"
