@@ -10,27 +10,39 @@ from ase.data import atomic_numbers as number_of_symbol
 
 from foundation.data.card import ResolvedDataset
 from foundation.data.files import DataFile
+from foundation.data.readers.ase_files import read_ase
+from foundation.data.readers.cif import read_cif
 from foundation.data.readers.convert import Converter
 from foundation.data.readers.extxyz import read_extxyz, read_extxyz_frames
 from foundation.data.readers.npz import read_npz
 from foundation.data.readers.open_file import check_content
+from foundation.data.readers.parquet import read_parquet
 from foundation.data.readers.record import RawFrame, Record
+from foundation.data.readers.sdf import read_sdf
+from foundation.data.readers.smiles import read_smiles
 from foundation.errors import InputError
+from foundation.threads import available_cores
 from foundation.units import conversion_factor
 
 __all__ = ["read_isolated_atoms", "read_records"]
 
 _LOGGER = logging.getLogger(__name__)
 
-Reader = Callable[[DataFile, ResolvedDataset], Iterator[RawFrame]]
+_READERS: dict[str, Callable[[DataFile, ResolvedDataset], Iterator[RawFrame]]] = {
+    "ase": read_ase,
+    "cif": read_cif,
+    "extxyz": read_extxyz,
+    "npz": read_npz,
+    "sdf": read_sdf,
+}
 
 
-def read_records(dataset: ResolvedDataset, *, workers: int = 1) -> Iterator[Record]:
+def read_records(dataset: ResolvedDataset, *, workers: int | None = None) -> Iterator[Record]:
     """Yield the records of a data set in the order of its files.
 
     Args:
         dataset: Resolved by `foundation.data.card.resolve`.
-        workers: Threads that make conformers; they change nothing in the result.
+        workers: Threads that make conformers, all cores if None; their number changes nothing in the result.
 
     Raises:
         InputError: A file is broken, is not the one that the card was written for, or a label is missing; no record.
@@ -40,7 +52,7 @@ def read_records(dataset: ResolvedDataset, *, workers: int = 1) -> Iterator[Reco
     converter = Converter(dataset)
     count = dropped = 0
     for file in dataset.files:
-        for frame in _frames(file, dataset, workers):
+        for frame in _frames(file, dataset, workers or available_cores()):
             record = converter.convert(frame)
             if record is None:
                 dropped += 1
@@ -61,8 +73,11 @@ def read_records(dataset: ResolvedDataset, *, workers: int = 1) -> Iterator[Reco
 
 
 def _frames(file: DataFile, dataset: ResolvedDataset, workers: int) -> Iterator[RawFrame]:
-    readers: dict[str, Reader] = {"extxyz": read_extxyz, "npz": read_npz}
-    return readers[dataset.format](file, dataset)
+    if dataset.format == "smiles":
+        return read_smiles(file, dataset, workers=workers)
+    if dataset.format == "parquet":
+        return read_parquet(file, dataset, workers=workers)
+    return _READERS[dataset.format](file, dataset)
 
 
 def read_isolated_atoms(dataset: ResolvedDataset) -> dict[int, float]:
