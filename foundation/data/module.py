@@ -112,10 +112,12 @@ class GraphDataModule(lightning.LightningDataModule):
                 given=store.given_splits,
                 where=f"data '{name}'",
             )
-            for split, rows in parts.items():
+            for split in SPLITS:
+                if split not in parts:
+                    continue
                 self._graphs[name, split] = GraphSequence(
                     store,
-                    rows,
+                    parts[split],
                     cutoff=self._cutoff,
                     level_index=self.levels.index(dataset.level_of_theory),
                     dataset_index=place,

@@ -6,6 +6,8 @@ There is no cap on the number of neighbours, and an atom sees its own images whe
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +15,10 @@ from vesin import NeighborList
 
 from foundation.data.graph import MINIMUM_DISTANCE, AtomGraph, padded_slots
 from foundation.errors import InputError
+
+_ALL_PAIRS_ATOMS = 100
+"""Free molecules up to this size are searched pair by pair: `vesin` spends up to a millisecond a call on wrapping its
+results, which a molecule of 20 atoms does not take in all."""
 
 
 def neighbor_list(
@@ -33,25 +39,44 @@ def neighbor_list(
         where: What to call the structure in an error.
 
     Returns:
-        Receivers i, senders j and shifts S in numbers of cell vectors, r_ij = r_j + S·cell - r_i; sorted by i, then j, then S.
+        Receivers i, senders j and shifts S in numbers of cell vectors, r_ij = r_j + S·cell - r_i; sorted by i, then j,
+        then S.
 
     Raises:
         InputError: Two atoms are on top of each other.
     """
-    finder = NeighborList(cutoff=cutoff, full_list=True, sorted=False, n_threads=1)
-    receivers, senders, shifts, distances = finder.compute(
-        points=positions, box=_complete_cell(cell, pbc), periodic=pbc, quantities="ijSd"
-    )
+    all_pairs = not pbc.any() and len(positions) <= _ALL_PAIRS_ATOMS
+    search = _search_all_pairs(positions, cutoff) if all_pairs else _search_cells(positions, cell, pbc, cutoff)
+    receivers, senders, shifts, distances = search
     if len(distances) and distances.min() < MINIMUM_DISTANCE:
         closest = int(distances.argmin())
         raise InputError(
             f"{where}: atoms {int(receivers[closest])} and {int(senders[closest])} are on top of each other "
             f"({distances[closest]:.3g} Å apart; allowed: {MINIMUM_DISTANCE} Å or more)"
         )
+    return receivers, senders, shifts
+
+
+def _search_all_pairs(positions: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    differences = positions[None, :, :] - positions[:, None, :]
+    distances = np.sqrt((differences * differences).sum(axis=-1))
+    close = distances < cutoff
+    np.fill_diagonal(close, False)
+    receivers, senders = np.nonzero(close)
+    return receivers, senders, np.zeros((len(receivers), 3), dtype=np.int64), distances[close]
+
+
+def _search_cells(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    finder = NeighborList(cutoff=cutoff, full_list=True, sorted=False, n_threads=1)
+    receivers, senders, shifts, distances = finder.compute(
+        points=positions, box=_complete_cell(cell, pbc), periodic=pbc, quantities="ijSd"
+    )
     receivers, senders = receivers.astype(np.int64), senders.astype(np.int64)
     shifts = shifts.astype(np.int64).reshape(-1, 3)
     order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], senders, receivers))
-    return receivers[order], senders[order], shifts[order]
+    return receivers[order], senders[order], shifts[order], distances[order]
 
 
 def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -85,3 +110,39 @@ def with_neighbors(graph: AtomGraph, cutoff: float, *, where: str = "structure")
     graph.edge_shifts = torch.from_numpy(shifts).to(torch.float64)
     graph.max_neighbors, graph.edge_slots = padded_slots(graph.receivers, graph.positions.shape[0])
     return graph
+
+
+def rebuild_neighbors(batch: AtomGraph, cutoff: float) -> AtomGraph:
+    """Find the edges of a batch anew after its atoms moved.
+
+    Args:
+        batch: Any number of structures, on any device.
+        cutoff: Å.
+
+    Returns:
+        A shallow copy with new edges, on the batch's device; `batch` keeps its own.
+
+    Raises:
+        InputError: Two atoms are on top of each other.
+    """
+    positions, cells, pbc = (part.detach().cpu().numpy() for part in (batch.positions, batch.cell, batch.pbc))
+    counts, names = batch.num_atoms_per_graph.tolist(), batch.structure_index.tolist()
+    found = []
+    offset = 0
+    for index, count in enumerate(counts):
+        receivers, senders, shifts = neighbor_list(
+            positions=positions[offset : offset + count],
+            cell=cells[index],
+            pbc=pbc[index],
+            cutoff=cutoff,
+            where=f"structure {names[index]}",
+        )
+        found.append((receivers + offset, senders + offset, shifts))
+        offset += count
+    rebuilt = copy.copy(batch)
+    device = batch.positions.device
+    receivers, senders, shifts = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
+    rebuilt.max_neighbors, slots = padded_slots(receivers, offset)
+    rebuilt.receivers, rebuilt.senders, rebuilt.edge_slots = receivers.to(device), senders.to(device), slots.to(device)
+    rebuilt.edge_shifts = shifts.to(torch.float64).to(device)
+    return rebuilt

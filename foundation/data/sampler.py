@@ -20,6 +20,8 @@ from foundation.errors import InputError
 Batch = Int[np.ndarray, " structures"]
 
 _REUSE_STREAM = 3
+_Piece = tuple[int, tuple[int, ...], Batch]
+"""Minus its atoms, its place among the batches, the batch itself."""
 
 
 class BatchConfig(Config):
@@ -103,15 +105,16 @@ class Bounds:
 
     def split(self, batches: list[Batch], count: int) -> list[Batch]:
         """Halve the batches with most atoms until there are `count`, or none can be halved; the order stays."""
-        pieces = [(-int(self.num_atoms[batch].sum()), (place,), batch) for place, batch in enumerate(batches)]
-        whole = [piece for piece in pieces if len(piece[2]) == 1]
-        heap = [piece for piece in pieces if len(piece[2]) > 1]
+        heap: list[_Piece] = []
+        whole: list[_Piece] = []
+        for place, batch in enumerate(batches):
+            (heap if len(batch) > 1 else whole).append((-int(self.num_atoms[batch].sum()), (place,), batch))
         heapq.heapify(heap)
         while heap and len(heap) + len(whole) < count:
             _, key, batch = heapq.heappop(heap)
             middle = len(batch) // 2
             for side, half in enumerate((batch[:middle], batch[middle:])):
-                piece = (-int(self.num_atoms[half].sum()), (*key, side), half)
+                piece: _Piece = (-int(self.num_atoms[half].sum()), (*key, side), half)
                 if len(half) == 1:
                     whole.append(piece)
                 else:
