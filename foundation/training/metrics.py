@@ -256,6 +256,20 @@ def named_scores(
     return named
 
 
+def overall_scores(metrics: Mapping[str, PropertyMetric]) -> dict[str, tuple[float, str]]:
+    """One figure a property over all sets: mean absolute error and its unit (energies per atom), or accuracy and ""."""
+    overall = {}
+    for name, metric in metrics.items():
+        shown = ENERGY_PER_ATOM if name == "energy" else name
+        found = [by_property[shown] for by_property in metric.scores().values()]
+        if found:
+            score = "mae" if "mae" in found[0] else "accuracy"
+            total = sum(scores["count"] for scores in found)
+            value = sum(scores[score] * scores["count"] for scores in found) / total
+            overall[name] = (value, unit_of(shown) if score == "mae" else "")
+    return overall
+
+
 class LossSums(Metric):
     """Sum and count of each objective's loss over the labelled entries of all batches and ranks."""
 

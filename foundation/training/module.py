@@ -19,7 +19,7 @@ from foundation.errors import InputError
 from foundation.model import FoundationModel
 from foundation.properties import PROPERTIES
 from foundation.training.ema import EmaConfig, WeightAverage
-from foundation.training.metrics import LossSums, PropertyMetric, build_metric, named_scores
+from foundation.training.metrics import LossSums, PropertyMetric, build_metric, named_scores, overall_scores
 from foundation.training.objectives.base import Objective
 from foundation.training.optim import OptimizerConfig, build_optimizer
 from foundation.training.schedule import ScheduleConfig, build_schedule
@@ -40,6 +40,7 @@ class FoundationModule(LightningModule):
         model: The raw weights; averaged ones are in `average`.
         average: Moving average of the weights, or None.
         batches_seen: Training batches that this rank has seen since step 0, across resumes.
+        latest_scores: Property -> mean absolute error and unit (or accuracy) in training, when last logged.
     """
 
     weights: Tensor
@@ -76,6 +77,7 @@ class FoundationModule(LightningModule):
         self.dataset_names = tuple(dataset_names)
         self.seed = seed
         self.batches_seen = 0
+        self.latest_scores: dict[str, tuple[float, str]] = {}
         self.register_buffer(
             "weights", torch.tensor([o.weight for o in objectives], dtype=torch.float64), persistent=False
         )
@@ -195,6 +197,7 @@ class FoundationModule(LightningModule):
                 f"the loss is not finite after step {self.trainer.global_step}: {named}; "
                 "lower optimizer.learning_rate or set trainer.gradient_clip_val"
             )
+        self.latest_scores = overall_scores(dict(self.train_metrics.items()))  # type: ignore[arg-type]
         named |= self._named_metrics("train", self.train_metrics)
         named["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(named, batch_size=batch.num_graphs)

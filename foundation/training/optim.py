@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from foundation.config import Config
-from foundation.nn.linear import ScaledLinear
+from foundation.nn.linear import EquivariantLinear, ScaledLinear
 from foundation.training.muon import MuonAdamW
 
 
@@ -61,13 +61,16 @@ def split_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[st
     Returns:
         Matrices (or batches of them) and others, by name; embeddings, scales, norms and biases are others.
     """
+    weights: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, ScaledLinear | nn.Linear):
+            weights.add(id(module.weight))
+        elif isinstance(module, EquivariantLinear):
+            weights.update(id(weight) for weight in module.weights)
     matrices, others = {}, {}
-    for prefix, module in model.named_modules(remove_duplicate=True):
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            linear = isinstance(module, ScaledLinear | nn.Linear) and name == "weight"
-            (matrices if linear else others)[f"{prefix}.{name}" if prefix else name] = parameter
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (matrices if id(parameter) in weights else others)[name] = parameter
     return matrices, others
 
 

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
-from foundation.model import MASK_ATOMIC_NUMBER, FoundationModel
+from foundation.model import FoundationModel
 from foundation.training.losses import CrossEntropyConfig, LossSum, class_loss
 from foundation.training.objectives.base import Objective
+
+HIDDEN_ATOMIC_NUMBER = 0
+"""What stands in place of a hidden element; models have a place for it beside their elements."""
 
 
 class MaskedAtomsConfig(Config):
@@ -69,7 +72,7 @@ class MaskedAtomsObjective(Objective):
         chance = torch.rand(batch.atomic_numbers.shape, generator=generator)
         hidden = (chance < self.fraction).to(batch.positions.device)
         view = copy.copy(batch)
-        view.atomic_numbers = torch.where(hidden, MASK_ATOMIC_NUMBER, batch.atomic_numbers)
+        view.atomic_numbers = torch.where(hidden, HIDDEN_ATOMIC_NUMBER, batch.atomic_numbers)
         view.targets = {**batch.targets, "masked_element": self.class_of[batch.atomic_numbers]}
         view.masks = {**batch.masks, "masked_element": hidden}
         return view
