@@ -23,7 +23,6 @@ from foundation.data.files import (
     data_root,
     expand_source,
     find_files,
-    format_of,
 )
 from foundation.data.layout import ArraysConfig, Download, GroupConfig, IsolatedAtomsConfig
 from foundation.data.splits import SplitConfig
@@ -83,7 +82,7 @@ class DatasetConfig(_Facts):
     Attributes:
         card: Name of a shipped card (`rmd17/aspirin`) or path of a card file.
         source: File, files, a pattern with `*`, or {train: …, val: …, test: …}; from the working directory.
-        format: Told by the file's ending if left out.
+        format: Of all files; told by each file's ending if left out.
         arrays: Where the structure stands in npz and parquet files.
         smiles_key: Column of the SMILES in csv, parquet; key of the SMILES in other formats, if they state one.
         split_key: Key under which each structure states its split.
@@ -143,7 +142,7 @@ class ResolvedDataset(Config):
 
     name: str
     files: tuple[DataFile, ...]
-    format: Format
+    format: Format | None
     arrays: ArraysConfig | None
     smiles_key: str | None
     split_key: str | None
@@ -201,7 +200,9 @@ def resolve(config: DatasetConfig, *, name: str | None = None) -> ResolvedDatase
     assert checked.charge is not None and checked.spin is not None and checked.properties is not None  # noqa: PT018
     from_card = "source" not in own
     checksums: dict[str, str] = dict(card.get("checksums", {})) if from_card else {}
-    files = find_files(checked.source, checksums=checksums, from_card=from_card, card=card, called=called)
+    files = find_files(
+        checked.source, stated=checked.format, checksums=checksums, from_card=from_card, card=card, called=called
+    )
     atoms = checked.isolated_atoms
     atoms_file = None
     if atoms is not None and atoms.source is not None:
@@ -209,7 +210,7 @@ def resolve(config: DatasetConfig, *, name: str | None = None) -> ResolvedDatase
     return ResolvedDataset(
         name=called,
         files=files,
-        format=checked.format or format_of(files, called),
+        format=checked.format,
         arrays=checked.arrays,
         smiles_key=checked.smiles_key,
         split_key=checked.split_key,

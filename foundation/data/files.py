@@ -11,7 +11,7 @@ from foundation.config import Config
 from foundation.data.splits import SPLITS
 from foundation.errors import InputError
 
-__all__ = ["DataFile", "Format", "Paths", "data_root", "expand_source", "find_files", "format_of"]
+__all__ = ["DataFile", "Format", "Paths", "data_root", "expand_source", "find_files"]
 
 Format = Literal["extxyz", "ase", "npz", "cif", "sdf", "smiles", "parquet"]
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
@@ -39,11 +39,13 @@ class DataFile(Config):
 
     Attributes:
         path: Absolute.
+        format: Which reader reads it.
         split: The split that the card or recipe gives all its structures, if any.
         sha256: What its content must be, if known.
     """
 
     path: Path
+    format: Format
     split: Literal["train", "val", "test"] | None
     sha256: str | None
 
@@ -62,13 +64,16 @@ def data_root() -> Path | None:
     return None
 
 
-def format_of(files: tuple[DataFile, ...], called: str) -> Format:
-    formats = {_FORMAT_OF_SUFFIX.get(_bare_suffix(file.path)) for file in files}
-    found = next(iter(formats))
-    if len(formats) != 1 or found is None:
-        names = ", ".join(file.path.name for file in files[:3])
+def _format_of(path: Path, called: str) -> Format:
+    """The format that a file's ending tells.
+
+    Raises:
+        InputError: It tells none.
+    """
+    found = _FORMAT_OF_SUFFIX.get(_bare_suffix(path))
+    if found is None:
         raise InputError(
-            f"data '{called}': the endings of {names} do not tell one format; state format: "
+            f"data '{called}': the ending of {path.name} tells no format; state format: "
             f"{', '.join(sorted(set(_FORMAT_OF_SUFFIX.values())))}"
         )
     return found
@@ -82,6 +87,7 @@ def _bare_suffix(path: Path) -> str:
 def find_files(
     source: Paths | Mapping[str, Paths],
     *,
+    stated: Format | None,
     checksums: Mapping[str, str],
     from_card: bool,
     card: Mapping[str, Any],
@@ -96,7 +102,14 @@ def find_files(
         for pattern in (patterns,) if isinstance(patterns, str) else patterns:
             for path in expand_source(pattern, from_card=from_card, card=card, called=called):
                 known = [value for name, value in checksums.items() if path.as_posix().endswith("/" + name)]
-                files.append(DataFile(path=path, split=split, sha256=known[0] if known else None))
+                files.append(
+                    DataFile(
+                        path=path,
+                        format=stated or _format_of(path, called),
+                        split=split,
+                        sha256=known[0] if known else None,
+                    )
+                )
     if not files:
         raise InputError(f"data '{called}': source: names no file")
     return tuple(files)

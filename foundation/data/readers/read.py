@@ -73,11 +73,11 @@ def read_records(dataset: ResolvedDataset, *, workers: int | None = None) -> Ite
 
 
 def _frames(file: DataFile, dataset: ResolvedDataset, workers: int) -> Iterator[RawFrame]:
-    if dataset.format == "smiles":
+    if file.format == "smiles":
         return read_smiles(file, dataset, workers=workers)
-    if dataset.format == "parquet":
+    if file.format == "parquet":
         return read_parquet(file, dataset, workers=workers)
-    return _READERS[dataset.format](file, dataset)
+    return _READERS[file.format](file, dataset)
 
 
 def read_isolated_atoms(dataset: ResolvedDataset) -> dict[int, float]:
@@ -97,7 +97,7 @@ def read_isolated_atoms(dataset: ResolvedDataset) -> dict[int, float]:
         return {number_of_symbol[symbol]: value * factor for symbol, value in config.values.items()}
     assert dataset.isolated_atoms_file is not None
     assert config.key is not None
-    file = DataFile(path=dataset.isolated_atoms_file, split=None, sha256=None)
+    file = DataFile(path=dataset.isolated_atoms_file, format="extxyz", split=None, sha256=None)
     energies: dict[int, float] = {}
     for frame in read_extxyz_frames(file, limit=None):
         if len(frame.atomic_numbers) != 1:
