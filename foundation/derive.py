@@ -59,7 +59,8 @@ def forces_and_stress(
         retain_graph: Whether other derivatives follow.
 
     Returns:
-        Forces, eV/Å; stress, (1/V) dE/dε, eV/Å³, tension positive, NaN for graphs that do not repeat in all three directions.
+        Forces, eV/Å; stress, (1/V) dE/dε, eV/Å³, tension positive, NaN for graphs that do not repeat in all three
+        directions.
 
     Source: Knuth et al., Comput. Phys. Commun. 190, 33 (2015), eq. 9.
     """

@@ -87,6 +87,11 @@ class FoundationModel(nn.Module):
         """Trainable and frozen parameters together."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def head_kind(self, property_name: str) -> str | None:
+        """The kind of head that gives a property directly, or None."""
+        name = self._head_of.get(property_name)
+        return None if name is None else self.config.heads[name].kind
+
     @torch.no_grad()
     def prepare(self, table: ScalingTable, batch: AtomGraph) -> None:
         """Take over measured scales and start all features at unit variance on one batch of training structures."""

@@ -17,7 +17,7 @@ from foundation.properties import PROPERTIES, Property
 
 NUM_ATOMIC_NUMBERS = 119
 RIDGE = 1e-6
-"""Ridge of the least-squares fits, relative to the mean square count of an element: only to split what data leave open."""
+"""Ridge of the least-squares fits, relative to an element's mean square count: only to split what data leave open."""
 
 
 @dataclass(frozen=True)

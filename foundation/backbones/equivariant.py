@@ -1,7 +1,7 @@
 """The equivariant backbone: node-side Clebsch–Gordan contraction, a wide natural and a thin pseudo tower.
 
-Each layer sums Y_l1(r_ij) ⊗ (R(r_ij) ⊙ h_j) over neighbours as one batched GEMM, couples the sums at the atom, and multiplies
-them with themselves up to correlation order 3, as in the atomic cluster expansion.
+Each layer sums Y_l1(r_ij) ⊗ (R(r_ij) ⊙ h_j) over neighbours as one batched GEMM, couples the sums at the atom, and
+multiplies them with themselves up to correlation order 3, as in the atomic cluster expansion.
 
 Source: density trick and products, Drautz, Phys. Rev. B 99, 014104 (2019); message passing of them, Batatia et al.,
 NeurIPS 2022 (arXiv 2206.07697). The layout, the factorised radial and the pseudo tower are our own.
@@ -32,7 +32,7 @@ class EquivariantConfig(Config):
     Attributes:
         cutoff: Å.
         channels: Channels of each degree in the natural tower (0e, 1o, 2e).
-        pseudo_channels: Channels of each degree in the pseudo tower (0o, 1e, 2o); 0 makes the model blind to handedness.
+        pseudo_channels: Channels of each degree in the pseudo tower (0o, 1e, 2o); 0: blind to handedness.
         num_layers: Rounds of message passing.
         edge_degree: Largest l of the spherical harmonics on edges.
         degree: Largest l of the hidden features.
@@ -52,7 +52,7 @@ class EquivariantConfig(Config):
     num_layers: int = Field(2, ge=1)
     edge_degree: int = Field(3, ge=0, le=6)
     degree: int = Field(2, ge=0, le=4)
-    product_degree: int = Field(3, ge=0, le=6)
+    product_degree: int = Field(2, ge=0, le=6)
     correlation: Literal[1, 2, 3] = 3
     num_basis: int = Field(8, ge=1)
     radial_width: int = Field(64, ge=1)
@@ -71,7 +71,7 @@ class EquivariantConfig(Config):
 
 
 class ElementTable(nn.Module):
-    """Where each atomic number stands among the model's elements; number 0, a hidden atom, has a place too."""
+    """Where each atomic number stands among the elements; 0, a hidden atom, has a place too."""
 
     def __init__(self, elements: tuple[int, ...]) -> None:
         super().__init__()
@@ -109,8 +109,8 @@ class Conditioning(nn.Module):
 class NeighborSum(nn.Module):
     """Σ_j Y(r_ij) ⊗ (R(r_ij) ⊙ h_j) for one tower, coupled at the atom.
 
-    The radial function of a path (l1, l2, c) is ρ_{g(c), l1}(r) R_{l2, c}(r): one factor on the angular side, shared by a
-    group of channels, one on the feature side.
+    The radial function of a path (l1, l2, c) is ρ_{g(c), l1}(r) R_{l2, c}(r): one factor on the angular side, shared by
+    a group of channels, one on the feature side.
     """
 
     def __init__(self, config: EquivariantConfig, *, channels: int, in_degree: int, out_channels: int) -> None:
@@ -227,7 +227,9 @@ class Layer(nn.Module):
         return update, self.pseudo(sums[:, :size], pseudo, pseudo_sums)
 
 
-def _scaled(features: Float[Tensor, "atoms components channels"], scales: Float[Tensor, "atoms degrees channels"]) -> Tensor:
+def _scaled(
+    features: Float[Tensor, "atoms components channels"], scales: Float[Tensor, "atoms degrees channels"]
+) -> Tensor:
     """Multiply every degree of every atom by its own row of scales."""
     degrees = scales.shape[1]
     index = torch.repeat_interleave(

@@ -1,4 +1,4 @@
-"""Coulomb energy of Gaussian-smeared charges of free molecules, all pairs, without loops over the molecules of a batch."""
+"""Coulomb energy of Gaussian-smeared charges of free molecules: all pairs, no loop over the molecules of a batch."""
 
 from __future__ import annotations
 

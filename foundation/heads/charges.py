@@ -63,9 +63,7 @@ class ChargesHead(Head):
         super().__init__()
         self.predicts = config.predicts
         self.charge = Perceptron(layout.natural_channels, config.hidden, 2)
-        self.moment = (
-            GatedReadout(layout, degree=1, parity=-1, hidden=config.hidden) if config.atomic_dipoles else None
-        )
+        self.moment = GatedReadout(layout, degree=1, parity=-1, hidden=config.hidden) if config.atomic_dipoles else None
         masses = torch.as_tensor(atomic_masses.copy(), dtype=torch.float64)
         masses[0] = 1.0
         self.register_buffer("masses", masses, persistent=False)

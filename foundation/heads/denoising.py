@@ -42,5 +42,5 @@ class DenoisingHead(Head):
         self.scale = config.scale
         self.readout = GatedReadout(layout, degree=1, parity=-1, hidden=config.hidden)
 
-    def forward(self, features: Features, graph: AtomGraph) -> dict[str, Tensor]:
+    def forward(self, features: Features, _graph: AtomGraph) -> dict[str, Tensor]:
         return {"position_noise": self.readout(features) * self.scale}

@@ -40,5 +40,5 @@ class MaskedAtomHead(Head):
         self.invariants = Invariants(layout)
         self.readout = Perceptron(self.invariants.size, config.hidden, num_elements)
 
-    def forward(self, features: Features, graph: AtomGraph) -> dict[str, Tensor]:
+    def forward(self, features: Features, _graph: AtomGraph) -> dict[str, Tensor]:
         return {"masked_element": self.readout(self.invariants(features))}

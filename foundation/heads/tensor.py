@@ -42,7 +42,7 @@ class TensorConfig(Config):
 
 
 class TensorHead(Head):
-    """Every irrep of the property by a gated mixture of channels; graph properties are sums or, if intensive, means over atoms."""
+    """Every irrep by a gated mixture of channels; graph properties are sums or, if intensive, means over atoms."""
 
     def __init__(self, config: TensorConfig, layout: FeatureLayout) -> None:
         super().__init__()

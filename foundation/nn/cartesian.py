@@ -23,7 +23,7 @@ class CartesianMatrix(nn.Module):
                 basis = basis * torch.sign(basis[0, 0, 0])
             self.register_buffer(f"basis_{degree}", basis.reshape(2 * degree + 1, 9), persistent=False)
 
-    def forward(self, parts: list[Float[Tensor, "rows m"]]) -> Float[Tensor, "rows 3 3"]:
+    def forward(self, parts: list[Float[Tensor, "rows _m"]]) -> Float[Tensor, "rows 3 3"]:
         """One tensor a degree, `[rows, 2l+1]`."""
         total = sum(
             part @ self.get_buffer(f"basis_{degree}").to(part.dtype)

@@ -52,14 +52,16 @@ class Coupling(nn.Module):
     def __init__(self, left_degree: int, right_degree: int, out_degree: int, *, kind: Kind) -> None:
         super().__init__()
         self.out_degree = out_degree
-        self.num_paths = [len(coupling_paths(left_degree, right_degree, l, kind)) for l in range(out_degree + 1)]
+        self.num_paths = [
+            len(coupling_paths(left_degree, right_degree, degree, kind)) for degree in range(out_degree + 1)
+        ]
         for degree in range(out_degree + 1):
             matrix = coupling_matrix(left_degree, right_degree, degree, kind)
             self.register_buffer(f"matrix_{degree}", matrix, persistent=False)
 
     def forward(
         self, products: Float[Tensor, "atoms pairs channels"]
-    ) -> list[Float[Tensor, "atoms m paths_channels"] | None]:
+    ) -> list[Float[Tensor, "atoms _m _paths_channels"] | None]:
         atoms, _, channels = products.shape
         outputs: list[Tensor | None] = []
         for degree in range(self.out_degree + 1):

@@ -16,7 +16,7 @@ class FeatureLayout:
     Attributes:
         degree: Largest l.
         natural_channels: Channels of each l with parity (-1)^l: 0e, 1o, 2e, …
-        pseudo_channels: Channels of each l with parity -(-1)^l: 0o, 1e, 2o, …; zero if the backbone is blind to handedness.
+        pseudo_channels: Channels of each l with parity -(-1)^l: 0o, 1e, 2o, …; zero if blind to handedness.
     """
 
     degree: int

@@ -47,7 +47,7 @@ class EquivariantLinear(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(torch.randn(size, out_channels)) for size in in_channels)
         self.register_buffer("gain", torch.tensor([size**-0.5 for size in in_channels]))
 
-    def forward(self, inputs: list[Float[Tensor, "atoms m in_channels"]]) -> Float[Tensor, "atoms components out"]:
+    def forward(self, inputs: list[Float[Tensor, "atoms _ _"]]) -> Float[Tensor, "atoms components out"]:
         """One tensor a degree in, `[atoms, 2l+1, in_channels[l]]`; all degrees together out."""
         if self.calibrating:
             self._calibrate(inputs)
@@ -83,7 +83,7 @@ def calibrated(module: nn.Module) -> Iterator[None]:
             linear.calibrating = False
 
 
-def split_degrees(features: Float[Tensor, "atoms components channels"]) -> list[Float[Tensor, "atoms m channels"]]:
+def split_degrees(features: Float[Tensor, "atoms components channels"]) -> list[Float[Tensor, "atoms _ channels"]]:
     """Cut `[atoms, (l+1)², channels]` into one tensor a degree."""
-    degree = int(round(features.shape[1] ** 0.5)) - 1
+    degree = round(features.shape[1] ** 0.5) - 1
     return list(features.split([2 * order + 1 for order in range(degree + 1)], dim=1))

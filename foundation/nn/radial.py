@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -41,7 +42,7 @@ class RadialTrunk(nn.Module):
         super().__init__()
         self.basis = BesselBasis(num_basis, cutoff)
         sizes = [num_basis] + [width] * num_hidden
-        self.layers = nn.ModuleList(ScaledLinear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(ScaledLinear(a, b) for a, b in itertools.pairwise(sizes))
 
     def forward(self, distances: Float[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
         hidden = self.basis(distances)

@@ -1,4 +1,4 @@
-"""Spherical harmonics as projections of tensor powers: three matrix products for l <= 3, cheap to differentiate twice."""
+"""Spherical harmonics as projections of tensor powers: few matrix products, cheap to differentiate twice."""
 
 from __future__ import annotations
 

@@ -1,0 +1,250 @@
+"""Contracts of physics that every backbone, head and accelerated path keeps.
+
+Each takes a model in float64 and structures, and raises AssertionError with what was violated and by how much. Whoever
+adds a backbone or a head runs all of them by listing it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foundation.data.graph import AtomGraph, build_graph, collate
+from foundation.data.neighbors import with_neighbors
+from foundation.model import FoundationModel
+from foundation.properties import PROPERTIES, Property
+
+TOLERANCE = 1e-8
+"""Relative, in float64, of every exact symmetry."""
+
+
+def rebuild(
+    graph: AtomGraph,
+    *,
+    cutoff: float,
+    positions: np.ndarray | None = None,
+    cell: np.ndarray | None = None,
+    order: np.ndarray | None = None,
+) -> AtomGraph:
+    """Make one structure anew with other positions, cell or order of atoms; labels are dropped."""
+    old = graph.positions.numpy() if positions is None else positions
+    order = np.arange(len(old)) if order is None else order
+    pbc = graph.pbc[0].numpy()
+    return with_neighbors(
+        build_graph(
+            positions=old[order],
+            atomic_numbers=graph.atomic_numbers.numpy()[order],
+            total_charge=float(graph.total_charge),
+            spin_multiplicity=int(graph.spin_multiplicity),
+            cell=(graph.cell[0].numpy() if cell is None else cell) if pbc.any() else None,
+            pbc=pbc,
+            level_index=int(graph.level_index),
+        ),
+        cutoff,
+    )
+
+
+def random_rotation(seed: int) -> Float[np.ndarray, "3 3"]:
+    """A proper rotation, uniform."""
+    matrix, upper = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    matrix = matrix * np.sign(np.diag(upper))
+    return matrix if np.linalg.det(matrix) > 0 else -matrix
+
+
+def transform(prop: Property, values: Tensor, orthogonal: Float[Tensor, "3 3"]) -> Tensor:
+    """What a property's values become when the structure is rotated or reflected (rows: graphs or atoms)."""
+    if prop.form == "vector":
+        return values @ orthogonal.T
+    if prop.form in ("symmetric_matrix", "matrix"):
+        return orthogonal @ values @ orthogonal.T
+    return values * torch.linalg.det(orthogonal).round() if prop.parity == -1 else values
+
+
+def predict(model: FoundationModel, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
+    """Predictions of one structure or batch, detached."""
+    batch = collate([graph]) if "edge_slots" not in graph else graph
+    return {name: values.detach() for name, values in model(batch, properties=properties).items()}
+
+
+def _asked(model: FoundationModel, graph: AtomGraph) -> list[str]:
+    """What the model predicts that is defined for this structure."""
+    periodic = bool(graph.pbc.any())
+    undefined = set()
+    if not bool(graph.pbc.all()):
+        undefined.add("stress")
+    if periodic and model.head_kind("dipole") == "charges":
+        undefined |= {"dipole", "born_charges"}
+    return sorted(model.properties - undefined)
+
+
+def assert_close(found: Tensor, expected: Tensor, what: str, *, tolerance: float = TOLERANCE) -> None:
+    """Compare with a tolerance relative to the largest expected value or 1e-3, whichever is larger."""
+    scale = max(1e-3, float(expected.abs().max()))
+    error = float((found - expected).abs().max()) / scale
+    assert error <= tolerance, f"{what}: relative error {error:.2e}, allowed {tolerance:.0e}"
+
+
+def check_orthogonal(model: FoundationModel, graph: AtomGraph, *, reflect: bool, seed: int = 0) -> None:
+    """Rotated (or rotated and reflected) structures give rotated predictions; pseudoscalars flip, scalars stay."""
+    orthogonal = random_rotation(seed) * (-1.0 if reflect else 1.0)
+    moved = rebuild(
+        graph,
+        cutoff=model.cutoff,
+        positions=graph.positions.numpy() @ orthogonal.T,
+        cell=graph.cell[0].numpy() @ orthogonal.T,
+    )
+    asked = _asked(model, graph)
+    before, after = predict(model, graph, asked), predict(model, moved, asked)
+    matrix = torch.from_numpy(orthogonal)
+    for name in asked:
+        expected = transform(PROPERTIES[name], before[name].double(), matrix)
+        assert_close(after[name].double(), expected, f"{'reflection' if reflect else 'rotation'} of {name}")
+
+
+def check_translation(model: FoundationModel, graph: AtomGraph) -> None:
+    """Nothing depends on where the structure is; a dipole is about the centre of mass."""
+    moved = rebuild(graph, cutoff=model.cutoff, positions=graph.positions.numpy() + np.array([13.7, -4.1, 101.3]))
+    asked = _asked(model, graph)
+    before, after = predict(model, graph, asked), predict(model, moved, asked)
+    for name in asked:
+        assert_close(after[name], before[name], f"translation of {name}")
+
+
+def check_permutation(model: FoundationModel, graph: AtomGraph, *, seed: int = 0) -> None:
+    """The order of atoms does not matter."""
+    order = np.random.default_rng(seed).permutation(graph.positions.shape[0])
+    asked = _asked(model, graph)
+    before, after = (
+        predict(model, graph, asked),
+        predict(model, rebuild(graph, cutoff=model.cutoff, order=order), asked),
+    )
+    for name in asked:
+        expected = before[name][torch.from_numpy(order)] if PROPERTIES[name].level == "atom" else before[name]
+        assert_close(after[name], expected, f"permutation of {name}")
+
+
+def check_lattice_shift(model: FoundationModel, graph: AtomGraph, *, seed: int = 0) -> None:
+    """Moving atoms by lattice vectors of periodic directions changes nothing."""
+    steps = np.random.default_rng(seed).integers(-2, 3, size=graph.positions.shape) * graph.pbc[0].numpy()
+    moved = rebuild(graph, cutoff=model.cutoff, positions=graph.positions.numpy() + steps @ graph.cell[0].numpy())
+    asked = _asked(model, graph)
+    before, after = predict(model, graph, asked), predict(model, moved, asked)
+    for name in asked:
+        assert_close(after[name], before[name], f"lattice shift of {name}")
+
+
+def check_batching(model: FoundationModel, graphs: list[AtomGraph]) -> None:
+    """A batch gives what each structure gives alone."""
+    asked = sorted(set.intersection(*(set(_asked(model, graph)) for graph in graphs)))
+    together = predict(model, collate(graphs), asked)
+    for name in asked:
+        alone = torch.cat([predict(model, graph, [name])[name] for graph in graphs])
+        assert_close(together[name], alone, f"batching of {name}")
+
+
+def check_extensivity(model: FoundationModel, first: AtomGraph, second: AtomGraph) -> None:
+    """Two neutral molecules far apart: extensive properties add up, atomic ones stay."""
+    assert float(first.total_charge) == 0 == float(second.total_charge)
+    far = second.positions.numpy() + np.array([1000.0, 0.0, 0.0])
+    united = with_neighbors(
+        build_graph(
+            positions=np.concatenate([first.positions.numpy(), far]),
+            atomic_numbers=np.concatenate([first.atomic_numbers.numpy(), second.atomic_numbers.numpy()]),
+            total_charge=0.0,
+            spin_multiplicity=int(first.spin_multiplicity),
+            level_index=int(first.level_index),
+        ),
+        model.cutoff,
+    )
+    names = [name for name in ("energy", "polarizability", "forces") if name in model.properties]
+    whole, one, two = (predict(model, graph, names) for graph in (united, first, second))
+    for name in names:
+        joined = torch.cat([one[name], two[name]])
+        expected = joined if PROPERTIES[name].level == "atom" else joined.sum(0, keepdim=True)
+        assert_close(
+            whole[name], expected, f"extensivity of {name}", tolerance=1e-3 if model.electrostatics else TOLERANCE
+        )
+
+
+def check_forces(model: FoundationModel, graph: AtomGraph, *, step: float = 1e-4, tolerance: float = 1e-6) -> None:
+    """Forces are the negative energy gradient, by central differences of fourth order."""
+    forces = predict(model, graph, ["forces"])["forces"]
+    positions = graph.positions.numpy()
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        direction = rng.normal(size=positions.shape)
+
+        def energy(scale: float, direction: np.ndarray = direction) -> float:
+            moved = rebuild(graph, cutoff=model.cutoff, positions=positions + scale * direction)
+            return float(predict(model, moved, ["energy"])["energy"])
+
+        slope = (8 * (energy(step) - energy(-step)) - (energy(2 * step) - energy(-2 * step))) / (12 * step)
+        expected = torch.tensor(-slope, dtype=torch.float64)
+        assert_close((forces * torch.from_numpy(direction)).sum(), expected, "forces", tolerance=tolerance)
+
+
+def check_stress(model: FoundationModel, graph: AtomGraph, *, step: float = 1e-4, tolerance: float = 1e-6) -> None:
+    """Stress is the derivative of the energy by strain, divided by the volume."""
+    stress = predict(model, graph, ["stress"])["stress"][0]
+    volume = abs(float(torch.linalg.det(graph.cell[0])))
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        strain = rng.normal(size=(3, 3))
+        strain = (strain + strain.T) / 2
+
+        def energy(scale: float, strain: np.ndarray = strain) -> float:
+            deform = np.eye(3) + scale * strain
+            moved = rebuild(
+                graph,
+                cutoff=model.cutoff,
+                positions=graph.positions.numpy() @ deform,
+                cell=graph.cell[0].numpy() @ deform,
+            )
+            return float(predict(model, moved, ["energy"])["energy"])
+
+        slope = (8 * (energy(step) - energy(-step)) - (energy(2 * step) - energy(-2 * step))) / (12 * step)
+        expected = torch.tensor(slope / volume, dtype=torch.float64)
+        assert_close((stress * torch.from_numpy(strain)).sum(), expected, "stress", tolerance=tolerance)
+
+
+def check_charge_conservation(model: FoundationModel, graphs: list[AtomGraph]) -> None:
+    """Partial charges add up to the total charge of each graph, to rounding."""
+    batch = collate(graphs)
+    charges = predict(model, batch, ["partial_charges"])["partial_charges"]
+    totals = charges.new_zeros(batch.num_graphs).index_add(0, batch.graph_index, charges)
+    error = float((totals - batch.total_charge).abs().max())
+    assert error < 1e-10, f"charges miss the total charge by {error:.1e} e"
+
+
+def check_cutoff_smoothness(model: FoundationModel, *, numbers: tuple[int, int]) -> None:
+    """As a pair separates beyond the cutoff, its energy joins that of free atoms with three continuous derivatives.
+
+    The envelope goes to zero as (c - r)⁴: the deviation at half the distance from the cutoff must shrink about
+    16-fold; a kink in any of the first three derivatives would show as a factor of 8 or less.
+    """
+
+    def energy(distance: float) -> float:
+        graph = with_neighbors(
+            build_graph(
+                positions=[[0.0, 0.0, 0.0], [distance, 0.0, 0.0]],
+                atomic_numbers=list(numbers),
+                total_charge=0.0,
+                spin_multiplicity=1,
+            ),
+            model.cutoff,
+        )
+        return float(predict(model, graph, ["energy"])["energy"])
+
+    beyond = energy(model.cutoff + 1e-3)
+    assert abs(energy(model.cutoff - 1e-6) - beyond) < 1e-12 * max(1.0, abs(beyond)), "a step at the cutoff"
+    deviations = [abs(energy(model.cutoff * (1 - gap)) - beyond) for gap in (0.04, 0.02, 0.01)]
+    assert deviations[0] > 0, "the pair does not interact"
+    for wide, narrow in itertools.pairwise(deviations):
+        order = math.log2(wide / narrow)
+        assert order > 3.5, f"the energy goes to zero at the cutoff as (c - r)^{order:.2f}, allowed: 4 or more"
