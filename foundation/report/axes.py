@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-WIDTH = 360
+WIDTH = 360.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Scale:
 
     def pixel(self, value: float) -> float:
         """Pixel of one value."""
-        return float(self.pixels(np.asarray(value)))
+        return float(self.pixels(np.asarray([value]))[0])
 
     def ticks(self, target: int) -> list[tuple[float, str]]:
         """About ``target`` round values inside the limits, each with its label."""
@@ -73,23 +73,30 @@ def _linear_ticks(low: float, high: float, target: int) -> list[tuple[float, str
     rough = (high - low) / target
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    values = [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    values = [index * step for index in range(first, last + 1)]
     largest = max((abs(value) for value in values), default=0.0)
-    if largest >= 1e4 or 0 < step < 1e-4:
-        exponent = 3 * (math.floor(math.log10(largest)) // 3)
-        suffix = {3: "k", 6: "M", 9: "G"}.get(exponent, f"e{exponent}".replace("-", "−"))
-        scaled, unit = [value / 10.0**exponent for value in values], step / 10.0**exponent
-        return [(v, _plain(s, unit) + (suffix if v else "")) for v, s in zip(values, scaled, strict=True)]
+    exponent = 3 * (math.floor(math.log10(largest)) // 3) if largest > 0 else 0
+    if (largest >= 1e4 or largest < 1e-2) and step >= 10.0 ** (exponent - 2):
+        suffix = {0: "", 3: "k", 6: "M", 9: "G"}.get(exponent, "·10" + _superscript(exponent))
+        size = 10.0**exponent
+        return [
+            (value, _plain(value / size, step / size) + (suffix if index else ""))
+            for index, value in zip(range(first, last + 1), values, strict=True)
+        ]
     return [(value, _plain(value, step)) for value in values]
 
 
 def _plain(value: float, step: float) -> str:
-    decimals = 0
-    while decimals < 6 and abs(round(step, decimals) - step) > 1e-6 * step:
-        decimals += 1
+    """All decimals that the step has, no more."""
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    decimals += abs(round(step, decimals) - step) > 1e-6 * step
     text = f"{abs(value):.{decimals}f}"
     return ("−" if value < 0 and float(text) else "") + text
+
+
+def _superscript(value: int) -> str:
+    return str(value).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _log_ticks(low: float, high: float, target: int) -> list[tuple[float, str]]:
@@ -107,7 +114,7 @@ def _log_label(value: float) -> str:
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
     mantissa = value / 10.0**exponent
-    power = "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    power = "10" + _superscript(exponent)
     return power if abs(mantissa - 1) < 1e-6 else f"{mantissa:g}·{power}"
 
 
@@ -136,8 +143,7 @@ def frame(x: Scale, y: Scale, *, x_label: str, y_label: str, x_ticks: int = 5, y
     return Markup("".join(parts))
 
 
-def drawing(body: Markup, *, height: int, description: str, width: int = WIDTH) -> Markup:
+def drawing(body: Markup, *, height: float, description: str) -> Markup:
     """An inline SVG image that a screen reader announces by ``description``."""
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="chart">{}</svg>').format(
-        width, height, description, body
-    )
+    template = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}" class="chart">{}</svg>')
+    return template.format(WIDTH, height, description, body)

@@ -13,7 +13,7 @@ from foundation.report.quantities import as_float, count, percent, property_labe
 from foundation.report.run_files import PredictionSet
 
 _CLASS_NAMES = {"handedness": ("S", "R"), "site_of_metabolism": ("no site", "site")}
-_HEIGHT = 372
+_HEIGHT = 372.0
 _MAX_CORNERS = 400
 
 
@@ -106,7 +106,7 @@ def draw_roc(result: Classification) -> Markup | None:
     if len(false_rate) > _MAX_CORNERS:
         chosen = np.unique(np.linspace(0, len(false_rate) - 1, _MAX_CORNERS).astype(int))
         false_rate, true_rate = false_rate[chosen], true_rate[chosen]
-    x, y = Scale(0.0, 1.0, 46, WIDTH - 12), Scale(0.0, 1.0, _HEIGHT - 42, 24)
+    x, y = Scale(0.0, 1.0, 46.0, WIDTH - 12), Scale(0.0, 1.0, _HEIGHT - 42, 24.0)
     points = "L".join(f"{c:.1f} {r:.1f}" for c, r in zip(x.pixels(false_rate), y.pixels(true_rate), strict=True))
     body = frame(x, y, x_label="false positive rate", y_label="true positive rate") + Markup(
         '<path class="diagonal" d="M{0:.1f} {1:.1f}L{2:.1f} {3:.1f}"/><path class="band c0" d="M{4}L{2:.1f} {1:.1f}Z"/>'
@@ -155,7 +155,7 @@ def draw_confusion(result: Classification) -> Markup:
     )
     name = property_label(result.property_name)
     description = f"Confusion matrix of {name}, {result.split} split of {result.dataset}: {cells}."
-    return drawing(Markup("").join(parts), height=320, description=description)
+    return drawing(Markup("").join(parts), height=320.0, description=description)
 
 
 def draw_top_k(metrics: dict[str, object], *, description: str) -> Markup | None:
@@ -179,5 +179,5 @@ def draw_top_k(metrics: dict[str, object], *, description: str) -> Markup | None
             )
         )
     shown = ", ".join(f"top {k} {percent(value)}" for k, value in values.items())
-    height = 22 + len(values) * (thickness + gap)
+    height = 22.0 + len(values) * (thickness + gap)
     return drawing(Markup("").join(parts), height=height, description=f"{description}: {shown}.")

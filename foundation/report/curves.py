@@ -12,7 +12,7 @@ from foundation.report.history import History, Series, parse_error_name, stage_l
 from foundation.report.quantities import error_unit, number, property_label
 
 NUM_COLOURS = 8
-_HEIGHT = 236
+_HEIGHT = 236.0
 _MAX_POINTS = 240
 _HIGHER_IS_BETTER = ("auc", "accuracy", "mcc", "top1", "top2", "top3")
 _METRIC_LABELS = {
@@ -184,8 +184,8 @@ def draw_panel(panel: Panel) -> Markup:
     if not panel.logarithmic and low >= 0 and low < 0.5 * high:
         limits = (0.0, limits[1])
     last = max(float(steps.max()), 1.0)
-    x = Scale(0.0, last, 46, WIDTH - 12)
-    y = Scale(*limits, _HEIGHT - 38, 24, panel.logarithmic)
+    x = Scale(0.0, last, 46.0, WIDTH - 12)
+    y = Scale(*limits, _HEIGHT - 38, 24.0, panel.logarithmic)
     body = [frame(x, y, x_label="optimizer step", y_label=panel.unit)]
     body += [_draw_line(line, x, y) for line in panel.lines]
     ends = "; ".join(

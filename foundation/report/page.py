@@ -217,7 +217,8 @@ def _classification_figures(run: RunFiles, classified: list[Classification]) -> 
             "Percentages in the cells are of the true class."
         )
         figures.append(Figure("Confusion matrix", draw_confusion(result), words))
-        metrics = mapping(mapping(mapping(run.evaluation.get(split)).get(result.dataset)).get(result.property_name))
+        judged = mapping(run.evaluation.get(result.split))
+        metrics = mapping(mapping(judged.get(result.dataset)).get(result.property_name))
         bars = draw_top_k(metrics, description=f"How often a true site is among the first k atoms, {name}")
         if bars is not None:
             words = "Share of molecules with a true site among the k atoms ranked first."

@@ -17,7 +17,7 @@ MAX_POINTS = 1200
 """More points than this are drawn as density: single dots would hide each other."""
 NUM_SHADES = 7
 _NUM_BINS = 72
-_HEIGHT = 456
+_HEIGHT = 456.0
 _MAX_RESIDUAL_BINS = 60
 
 
@@ -83,7 +83,7 @@ def parity_limits(parity: Parity) -> tuple[float, float]:
     """Limits of both axes: everything, but of many values all but the wildest one in a thousand."""
     both = np.concatenate([parity.target, parity.prediction])
     edge = 0.0005 if len(parity.target) > MAX_POINTS else 0.0
-    low, high = np.quantile(both, (edge, 1.0 - edge))
+    low, high = np.quantile(both, edge, method="higher"), np.quantile(both, 1.0 - edge, method="lower")
     return padded(float(low), float(high))
 
 
@@ -92,7 +92,9 @@ def caption(parity: Parity) -> str:
     unit = error_unit(parity.property_name)
     text = f"MAE {unit.show_with_unit(parity.mae)}, RMSE {unit.show_with_unit(parity.rmse)}"
     if parity.determination is not None:
-        text += f", R² {min(parity.determination, 0.9999):.4f}".rstrip("0")
+        text += (
+            ", R² above 0.9999" if parity.determination > 0.9999 else f", R² {number(parity.determination, digits=4)}"
+        )
     text += f"; {count(len(parity.target))} values"
     low, high = parity_limits(parity)
     smaller, larger = np.minimum(parity.target, parity.prediction), np.maximum(parity.target, parity.prediction)
@@ -109,7 +111,7 @@ def draw_parity(parity: Parity) -> Markup:
     unit, small = value_unit(parity.property_name), error_unit(parity.property_name)
     limits = parity_limits(parity)
     side = WIDTH - 12 - 52
-    x, y = Scale(*limits, 52, 52 + side), Scale(*limits, 24 + side, 24)
+    x, y = Scale(*limits, 52.0, 52 + side), Scale(*limits, 24 + side, 24.0)
     body = [frame(x, y, x_label=_with_unit("reference", unit.label), y_label=_with_unit("predicted", unit.label))]
     draw = _draw_density if len(parity.target) > MAX_POINTS else _draw_points
     body.append(draw(parity, x, y))
@@ -166,7 +168,7 @@ def _draw_residuals(parity: Parity, factor: float, label: str) -> Markup:
     """A histogram of the residuals, on an axis that is symmetric about zero and holds 99 in 100 of them."""
     residuals = (parity.prediction - parity.target) * factor
     reach = float(np.quantile(np.abs(residuals), 0.99)) or 1.0
-    x, bottom, height = Scale(-reach, reach, 52, WIDTH - 12), _HEIGHT - 40, 40
+    x, bottom, height = Scale(-reach, reach, 52.0, WIDTH - 12), _HEIGHT - 40, 40
     num_bins = int(np.clip(2 * np.sqrt(len(residuals)), 8, _MAX_RESIDUAL_BINS))
     counts, edges = np.histogram(residuals, bins=num_bins, range=(-reach, reach))
     columns = x.pixels(edges)

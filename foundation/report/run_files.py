@@ -169,7 +169,7 @@ def _read_predictions(folder: Path, datasets: set[str], notes: list[str]) -> tup
             notes.append(f"predictions/{path.name} is not named SPLIT__DATASET.npz; it is left out.")
             continue
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             notes.append(f"predictions/{path.name} could not be read ({error}); it is left out.")
