@@ -16,6 +16,7 @@ _FIXED_BYTES = 12_000
 """Of one graph in memory without its numbers: some twenty tensors and their containers."""
 _BYTES_PER_ATOM = 120
 _BYTES_PER_EDGE = 48
+_SAMPLE = 16
 
 
 class MemoryBudget:
@@ -30,11 +31,16 @@ class MemoryBudget:
 
     def take(self, graph: AtomGraph) -> bool:
         """Reserve room for a graph; false if there is none."""
-        size = _FIXED_BYTES + _BYTES_PER_ATOM * len(graph.positions) + _BYTES_PER_EDGE * len(graph.senders)
+        size = estimated_bytes(graph)
         if size > self.remaining:
             return False
         self.remaining -= size
         return True
+
+
+def estimated_bytes(graph: AtomGraph) -> int:
+    """Memory that a graph with edges takes."""
+    return _FIXED_BYTES + _BYTES_PER_ATOM * len(graph.positions) + _BYTES_PER_EDGE * len(graph.senders)
 
 
 class GraphSequence(Sequence[AtomGraph]):
@@ -66,7 +72,7 @@ class GraphSequence(Sequence[AtomGraph]):
         self._cutoff = cutoff
         self._level_index = level_index
         self._dataset_index = dataset_index
-        self._budget = budget
+        self.budget = budget
         self._kept: list[AtomGraph | None] = [None] * len(rows)
 
     def __len__(self) -> int:
@@ -85,7 +91,7 @@ class GraphSequence(Sequence[AtomGraph]):
         row = int(self.rows[index])
         graph = self.store.graph(row, level_index=self._level_index, dataset_index=self._dataset_index)
         graph = with_neighbors(graph, self._cutoff, where=self.store.names[row])
-        if self._budget.take(graph):
+        if self.budget.take(graph):
             self._kept[index] = graph
         return graph
 
@@ -94,14 +100,19 @@ class GraphSequence(Sequence[AtomGraph]):
         """Atoms of each graph."""
         return self.store.num_atoms[self.rows]
 
-    @property
-    def names(self) -> list[str]:
-        """What to call each graph in an error."""
-        return [self.store.names[row] for row in self.rows]
+    def name(self, index: int) -> str:
+        """What to call a graph in an error."""
+        return self.store.names[int(self.rows[index])]
 
     def count_edges(self) -> Int[np.ndarray, " structures"]:
-        """Edges of each graph; builds all of them."""
-        return np.array([len(graph.senders) for graph in self], dtype=np.int64)
+        """Edges of each graph. They are counted once for a store and cutoff and kept beside its shards."""
+        known = self.store.load_edge_counts(self._cutoff)
+        missing = np.flatnonzero(known[self.rows] < 0)
+        for index in missing:
+            known[self.rows[index]] = len(self[int(index)].senders)
+        if len(missing):
+            self.store.save_edge_counts(self._cutoff, known)
+        return known[self.rows]
 
 
 class ConcatenatedGraphs(Sequence[AtomGraph]):
@@ -125,7 +136,38 @@ class ConcatenatedGraphs(Sequence[AtomGraph]):
     def __getitem__(self, index: int | slice) -> AtomGraph | list[AtomGraph]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
+        part, place = self._locate(index)
+        return part[place]
+
+    @property
+    def num_atoms(self) -> Int[np.ndarray, " structures"]:
+        """Atoms of each graph."""
+        return np.concatenate([part.num_atoms for part in self.parts])
+
+    def count_edges(self) -> Int[np.ndarray, " structures"]:
+        """Edges of each graph."""
+        return np.concatenate([part.count_edges() for part in self.parts])
+
+    def name(self, index: int) -> str:
+        """What to call a graph in an error."""
+        part, place = self._locate(index)
+        return part.name(place)
+
+    def build_if_all_fit(self) -> None:
+        """Build every graph now if memory suffices for all, so that processes forked afterwards share them."""
+        sample = [self[int(place)] for place in np.linspace(0, len(self) - 1, _SAMPLE).astype(np.int64)]
+        if np.mean([estimated_bytes(graph) for graph in sample]) * len(self) > self.parts[0].budget.remaining:
+            return
+        for _ in self:
+            pass
+
+    def keep_no_more(self) -> None:
+        """Build graphs that are not in memory anew each time from now on."""
+        for part in self.parts:
+            part.budget.remaining = 0
+
+    def _locate(self, index: int) -> tuple[GraphSequence, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.parts[part][index - int(self._starts[part])]
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.parts[number], index - int(self._starts[number])

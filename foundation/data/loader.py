@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from foundation.data.graph import AtomGraph, collate
+from foundation.data.graphs import ConcatenatedGraphs
 from foundation.data.sampler import Batch
 from foundation.errors import InputError
 
@@ -41,7 +42,7 @@ class GraphLoader:
 
     def __init__(
         self,
-        graphs: Sequence[AtomGraph],
+        graphs: ConcatenatedGraphs,
         *,
         plan: Callable[[int], Sequence[Batch]],
         num_workers: int,
@@ -54,6 +55,7 @@ class GraphLoader:
         self._num_steps = len(plan(0))
         self._position = (0, 0)
         self.sampler = EpochCounter()
+        self.batch_sampler = None  # Lightning asks for it where there is a sampler
 
     def __len__(self) -> int:
         return self._num_steps
@@ -74,8 +76,14 @@ class GraphLoader:
         dataset = _BatchDataset(self._graphs, batches)
         if self._num_workers == 0:
             return (dataset[number] for number in range(len(dataset)))
+        self._graphs.build_if_all_fit()
         loader = DataLoader(
-            dataset, batch_size=None, shuffle=False, num_workers=self._num_workers, multiprocessing_context="fork"
+            dataset,
+            batch_size=None,
+            shuffle=False,
+            num_workers=self._num_workers,
+            multiprocessing_context="fork",
+            worker_init_fn=_start_worker,
         )
         return iter(loader)
 
@@ -111,12 +119,20 @@ class GraphLoader:
 class _BatchDataset(Dataset[AtomGraph]):
     """Batch number -> batch."""
 
-    def __init__(self, graphs: Sequence[AtomGraph], batches: Sequence[Batch]) -> None:
-        self._graphs = graphs
+    def __init__(self, graphs: ConcatenatedGraphs, batches: Sequence[Batch]) -> None:
+        self.graphs = graphs
         self._batches = batches
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, number: int) -> AtomGraph:
-        return collate([self._graphs[structure] for structure in self._batches[number].tolist()])
+        return collate([self.graphs[structure] for structure in self._batches[number].tolist()])
+
+
+def _start_worker(number: int) -> None:  # noqa: ARG001
+    """A worker ends with its epoch: what it kept in memory would be lost."""
+    info = get_worker_info()
+    assert info is not None
+    assert isinstance(info.dataset, _BatchDataset)
+    info.dataset.graphs.keep_no_more()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,10 +187,11 @@ class GraphDataModule(lightning.LightningDataModule):
             seed=self._seed,
         )
         rank, num_ranks = self._place()
-        plan = TrainingBatches(mixture, bounds=self._bounds(list(parts.values())), num_ranks=num_ranks)
+        graphs = ConcatenatedGraphs(list(parts.values()))
+        plan = TrainingBatches(mixture, bounds=self._bounds(graphs), num_ranks=num_ranks)
         logger.info("%s; %d steps", mixture.description, plan.num_steps)
         return GraphLoader(
-            ConcatenatedGraphs(list(parts.values())),
+            graphs,
             plan=lambda epoch: plan.batches(epoch)[rank::num_ranks],
             num_workers=self._num_workers,
             identity={
@@ -216,23 +217,22 @@ class GraphDataModule(lightning.LightningDataModule):
         if not parts:
             return []
         rank, num_ranks = self._place()
-        order = np.arange(sum(len(part) for part in parts.values()))
-        batches = evaluation_batches(order, bounds=self._bounds(list(parts.values())), num_ranks=num_ranks)[
-            rank::num_ranks
-        ]
+        graphs = ConcatenatedGraphs(list(parts.values()))
+        order = np.arange(len(graphs))
+        batches = evaluation_batches(order, bounds=self._bounds(graphs), num_ranks=num_ranks)[rank::num_ranks]
         return GraphLoader(
-            ConcatenatedGraphs(list(parts.values())),
+            graphs,
             plan=lambda _: batches,
             num_workers=self._num_workers,
             identity={"data": _fingerprint(parts), "num_steps": len(batches)},
         )
 
-    def _bounds(self, parts: Sequence[GraphSequence]) -> Bounds:
+    def _bounds(self, graphs: ConcatenatedGraphs) -> Bounds:
         return Bounds(
             self._batch,
-            num_atoms=np.concatenate([part.num_atoms for part in parts]),
-            num_edges=None if self._batch.max_edges is None else np.concatenate([part.count_edges() for part in parts]),
-            names=[name for part in parts for name in part.names],
+            num_atoms=graphs.num_atoms,
+            num_edges=None if self._batch.max_edges is None else graphs.count_edges(),
+            name=graphs.name,
         )
 
     def _place(self) -> tuple[int, int]:

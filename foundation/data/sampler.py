@@ -7,7 +7,7 @@ interrupted. Every epoch has the same number of steps, and every rank takes all 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pydantic
@@ -45,7 +45,7 @@ class Bounds:
         config: The bounds.
         num_atoms: Of each structure.
         num_edges: Of each structure; needed only where `max_edges` is set.
-        names: What to call structure i in an error.
+        name: What to call structure i in an error.
 
     Raises:
         InputError: A structure alone is above a bound.
@@ -57,7 +57,7 @@ class Bounds:
         *,
         num_atoms: Int[np.ndarray, " structures"],
         num_edges: Int[np.ndarray, " structures"] | None,
-        names: Sequence[str],
+        name: Callable[[int], str],
     ) -> None:
         self.num_atoms = np.asarray(num_atoms, dtype=np.int64)
         self._measures: list[tuple[np.ndarray, int]] = [(np.ones_like(self.num_atoms), config.max_structures)]
@@ -69,7 +69,7 @@ class Bounds:
             if bound is None:
                 continue
             assert sizes is not None, f"max_{key} is set, but the {key} were not counted"
-            problems += _too_large(np.asarray(sizes), bound, key, names)
+            problems += _too_large(np.asarray(sizes), bound, key, name)
             self._measures.append((np.asarray(sizes, dtype=np.int64), bound))
         if problems:
             raise InputError(problems)
@@ -122,10 +122,10 @@ class Bounds:
         return [batch for _, _, batch in sorted(heap + whole, key=lambda piece: piece[1])]
 
 
-def _too_large(sizes: np.ndarray, bound: int, key: str, names: Sequence[str]) -> list[str]:
+def _too_large(sizes: np.ndarray, bound: int, key: str, name: Callable[[int], str]) -> list[str]:
     large = np.flatnonzero(sizes > bound)
     problems = [
-        f"{names[i]}: {int(sizes[i])} {key} alone are more than a batch may hold; "
+        f"{name(int(i))}: {int(sizes[i])} {key} alone are more than a batch may hold; "
         f"batch.max_{key} is {bound}, allowed: {int(sizes.max())} or more"
         for i in large[:5]
     ]

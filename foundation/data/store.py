@@ -8,7 +8,9 @@ was made.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from foundation.errors import InputError
 from foundation.properties import PROPERTIES
 
 _AXES = np.arange(3)
+_SCALARS = ("pbc", "total_charge", "spin_multiplicity")
 
 
 class Store:
@@ -142,6 +145,30 @@ class Store:
         graph.structure_index = torch.tensor([index])
         return graph
 
+    def load_edge_counts(self, cutoff: float) -> Int[np.ndarray, " structures"]:
+        """Number of edges of each structure within `cutoff` (Å) as far as they were counted before; -1 elsewhere."""
+        unknown = np.full(len(self), -1, dtype=np.int64)
+        try:
+            counts = np.load(self._edge_counts_file(cutoff), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return unknown
+        return counts if counts.dtype == unknown.dtype and counts.shape == unknown.shape else unknown
+
+    def save_edge_counts(self, cutoff: float, counts: Int[np.ndarray, " structures"]) -> None:
+        """Keep counted edges for the next run; where the folder cannot be written, they are counted again then."""
+        file = self._edge_counts_file(cutoff)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        with contextlib.suppress(OSError):
+            try:
+                with partial.open("wb") as stream:
+                    np.save(stream, counts, allow_pickle=False)
+                partial.replace(file)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def _edge_counts_file(self, cutoff: float) -> Path:
+        return self.path / f"edges-{cutoff!r}.npy"
+
     def _locate(self, index: int) -> tuple[int, int]:
         assert 0 <= index < len(self), f"structure {index} of {len(self)}"
         if len(self._entries) == 1:
@@ -164,17 +191,18 @@ class _Shard:
         self._target_columns = {
             TARGET_PREFIX + name: name for name in properties if TARGET_PREFIX + name in table.column_names
         }
-        lists = ["positions", "atomic_numbers", "cell", *self._target_columns]
-        self._lists = {name: ListView(single_chunk(table, name)) for name in lists}
-        self._scalars = {
-            name: single_chunk(table, name).to_numpy() for name in ("pbc", "total_charge", "spin_multiplicity")
-        }
+        self._scalars = [(name, single_chunk(table, name).to_numpy()) for name in _SCALARS]
+        self._lists = [
+            (name, view.values, view.offsets, view.present)
+            for name in ("positions", "atomic_numbers", "cell", *self._target_columns)
+            for view in (ListView(single_chunk(table, name)),)
+        ]
 
     def arrays(self, row: int) -> dict[str, np.ndarray]:
-        found = {name: column[row] for name, column in self._scalars.items()}
-        for name, view in self._lists.items():
-            if view.present is None or view.present[row]:
-                found[name] = view.values[view.offsets[row] : view.offsets[row + 1]]
+        found = {name: column[row] for name, column in self._scalars}
+        for name, values, offsets, present in self._lists:
+            if present is None or present[row]:
+                found[name] = values[offsets.item(row) : offsets.item(row + 1)]
         return found
 
     def graph(self, row: int) -> AtomGraph:
