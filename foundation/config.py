@@ -242,7 +242,7 @@ def _resolve(path: Path, *, search: Path, trail: tuple[Path, ...]) -> dict[str, 
 
 def to_dict(config: BaseModel) -> dict[str, Any]:
     """Plain data that `validate` turns into an equal config: all defaults written out."""
-    return config.model_dump(mode="json")
+    return config.model_dump(mode="json", by_alias=True)
 
 
 def validate(kind: type[C], data: Mapping[str, Any], *, where: str) -> C:

@@ -74,7 +74,7 @@ def _data_path(data: Any, loc: tuple[int | str, ...], *, missing: bool) -> tuple
 def _sentence(kind: type[BaseModel], item: Any) -> str:
     error, value, context = item["type"], item["input"], item.get("ctx", {})
     if error == "extra_forbidden":
-        allowed = sorted({name for model in _models_at(kind, item["loc"][:-1]) for name in model.model_fields})
+        allowed = sorted({name for model in _models_at(kind, item["loc"][:-1]) for name in _keys(model)})
         close = nearest(str(item["loc"][-1]), allowed)
         hint = f"; nearest: '{close}'" if close else ""
         return f"unknown key '{item['loc'][-1]}'{hint}; allowed: {', '.join(allowed)}"
@@ -117,6 +117,11 @@ def _alternatives(annotation: Any) -> list[Any]:
     return [annotation]
 
 
+def _keys(model: type[BaseModel]) -> dict[str, Any]:
+    """Each key as it is written in files, and its annotation."""
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+
+
 def _kind_of_model(model: type[BaseModel]) -> tuple[str, ...]:
     field = model.model_fields.get("kind")
     return tuple(str(value) for value in typing.get_args(field.annotation)) if field is not None else ()
@@ -129,8 +134,8 @@ def _choices_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[Any]:
         following: list[Any] = []
         for choice in choices:
             if isinstance(choice, type) and issubclass(choice, BaseModel):
-                if part in choice.model_fields:
-                    following += _alternatives(choice.model_fields[str(part)].annotation)
+                if part in _keys(choice):
+                    following += _alternatives(_keys(choice)[str(part)])
                 elif part in (*_kind_of_model(choice), choice.__name__):
                     following.append(choice)
             elif typing.get_origin(choice) in (dict, Mapping):

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundation.errors import InputError
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -33,6 +35,94 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     generate.add_argument("--seed", type=int, metavar="N", help="default: that of the shipped files")
     generate.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     generate.set_defaults(run=run_generate)
+
+
+def run_list(_: argparse.Namespace) -> None:
+    """Print each shipped card's name, size, licence and first sentence."""
+    from foundation.config import load_yaml
+    from foundation.resources import data_cards_dir
+
+    root = data_cards_dir()
+    rows = []
+    for path in sorted(root.rglob("*.yaml")):
+        card = load_yaml(path)
+        summary = str(card.get("description", "")).split(". ")[0].strip().rstrip(".")
+        labels = " ".join(card.get("properties") or {}) or "no labels"
+        name = path.relative_to(root).with_suffix("").as_posix()
+        rows.append((name, str(card.get("num_structures", "?")), labels, str(card.get("licence", "?")), summary))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]).rstrip())
+
+
+def run_show(options: argparse.Namespace) -> None:
+    """Print a card whole."""
+    from foundation.config import dump_yaml
+    from foundation.data.card import load_card
+
+    print(dump_yaml(load_card(options.card).model_dump(mode="json", exclude_unset=True, by_alias=True)), end="")
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    """Convert a card's file into a store in the cache, and verify every part of it."""
+    from foundation.data.card import DatasetConfig, resolve
+    from foundation.data.prepare import prepare
+
+    store = prepare(resolve(DatasetConfig(card=options.card)))
+    store.verify()
+    print(f"{len(store)} structures, verified, in {store.path}")
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """Read the whole file, validate every structure, and compare with what the card says.
+
+    Raises:
+        InputError: The file is not what the card says.
+    """
+    from collections import Counter
+
+    from ase.data import chemical_symbols
+
+    from foundation.data.card import DatasetConfig, load_card, resolve
+    from foundation.data.graph import build_graph
+    from foundation.data.readers import read_records
+
+    card = load_card(options.card)
+    elements: set[str] = set()
+    labels: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    groups: set[str] = set()
+    for record in read_records(resolve(DatasetConfig(card=options.card))):
+        graph = build_graph(
+            positions=record.positions,
+            atomic_numbers=record.atomic_numbers,
+            total_charge=record.total_charge,
+            spin_multiplicity=record.spin_multiplicity,
+            cell=record.cell,
+            pbc=record.pbc,
+            targets=record.targets,
+            where=record.where,
+        )
+        elements.update(chemical_symbols[number] for number in record.atomic_numbers)
+        labels.update({name: int(mask.sum()) for name, mask in graph.masks.items()})
+        splits[record.split or "not given"] += 1
+        groups.add(record.group)
+    total = sum(splits.values())
+    print(f"{total} structures; elements {' '.join(sorted(elements))}; {len(groups)} groups")
+    print("splits: " + ", ".join(f"{name} {count}" for name, count in sorted(splits.items())))
+    print("labels: " + (", ".join(f"{name} {count}" for name, count in sorted(labels.items())) or "none"))
+    problems = []
+    if total != card.num_structures:
+        problems.append(
+            f"card '{options.card}': num_structures: the card says {card.num_structures}, the file holds {total}"
+        )
+    if elements != set(card.elements):
+        problems.append(
+            f"card '{options.card}': elements: {sorted(card.elements)} on the card, {sorted(elements)} in the file"
+        )
+    if problems:
+        raise InputError(problems)
+    print("the file is as the card says")
 
 
 def run_generate(options: argparse.Namespace) -> None:

@@ -28,9 +28,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate and print a table."""
-    from foundation.run_evaluation import evaluate_model
+    from foundation.run import describe_errors, evaluate_model
 
-    evaluate_model(
+    metrics = evaluate_model(
         options.model,
         data=options.data,
         card=options.card,
@@ -38,3 +38,4 @@ def run(options: argparse.Namespace) -> None:
         json_path=options.json,
         device=options.device,
     )
+    print(describe_errors({options.split: metrics}))

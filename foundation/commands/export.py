@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundation.errors import InputError
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -24,8 +26,33 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Copy the model's files, after loading it once to see that they are whole."""
-    from foundation.hub import copy_model
+    """Write the model where it was asked for."""
+    print(f"wrote {copy_model(options.model, options.out)}")
 
-    copy_model(options.model, options.out)
-    print(f"wrote {options.out}")
+
+def copy_model(model: str, target: str | Path) -> Path:
+    """Copy a model's files into a new directory, after loading it once to see that they are whole.
+
+    Raises:
+        InputError: It is no model, it is broken, or the target exists.
+    """
+    import shutil
+    import tempfile
+
+    from foundation.checkpoint import load
+    from foundation.hub import MODEL_FILES, resolve_model
+
+    target = Path(target)
+    if target.exists():
+        raise InputError(f"{target}: exists already; name a new directory")
+    source = resolve_model(model)
+    load(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copy-") as folder:
+        staging = Path(folder) / "model"
+        staging.mkdir()
+        for name in MODEL_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, staging / name)
+        staging.rename(target)
+    return target

@@ -23,3 +23,38 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     push.add_argument("model", metavar="MODEL", help="a run directory or a model directory")
     push.add_argument("id", metavar="ID", help="a local directory, which must not exist yet")
     push.set_defaults(run=run_push)
+
+
+def run_list(options: argparse.Namespace) -> None:
+    """Print the models below a directory."""
+    from pathlib import Path
+
+    from foundation.hub import CONFIG_FILE, WEIGHTS_FILE
+
+    root = Path(options.directory)
+    if not root.is_dir():
+        raise InputError(f"hub list: {root}: no such directory")
+    found = sorted(file.parent for file in root.rglob(WEIGHTS_FILE) if (file.parent / CONFIG_FILE).is_file())
+    for directory in found:
+        print(directory.parent if directory.name == "model" else directory)
+    if not found:
+        print(f"no model below {root}")
+
+
+def run_pull(options: argparse.Namespace) -> None:
+    """Fetch a model, and print where it lies."""
+    from foundation.hub import resolve_model
+
+    print(resolve_model(options.id))
+
+
+def run_push(options: argparse.Namespace) -> None:
+    """Copy a model into a directory."""
+    from foundation.commands.export import copy_model
+
+    if "@" in options.id or "://" in options.id:
+        raise InputError(
+            f"hub push: got '{options.id}'; allowed for now: a local directory (a path). Publishing to the Hugging "
+            "Face hub is not built yet: push to a directory and upload that with `huggingface-cli upload`"
+        )
+    print(f"wrote {copy_model(options.model, options.id)}")

@@ -16,8 +16,28 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("model", metavar="MODEL", help="a run directory, a model directory or a hub id")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="smi csv sdf mol xyz extxyz cif db")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="csv, sdf, extxyz or json")
+    parser.add_argument("--properties", metavar="NAME", nargs="+", help="default: all that make sense")
+    parser.add_argument("--level", metavar="NAME", help="level of theory, where the model knows several")
+    parser.add_argument("--charge", metavar="Q", type=float, help="total charge in e, where the files do not say")
+    parser.add_argument("--spin", metavar="M", type=int, help="multiplicity 2S+1, where the files do not say")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Predict."""
+    """Predict and write one file."""
+    from foundation.checkpoint import load
+    from foundation.predict import predict_files
+    from foundation.threads import set_threads
+
+    set_threads(None)
+    predictions = predict_files(
+        load(options.model, device=options.device),
+        options.inputs,
+        out=options.out,
+        properties=options.properties,
+        level=options.level,
+        charge=options.charge,
+        spin=options.spin,
+    )
+    print(f"wrote {len(predictions)} predictions to {options.out}")

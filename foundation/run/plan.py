@@ -1,0 +1,188 @@
+"""Everything of a run that can be wrong, put together before compute is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers
+
+from foundation.checkpoint import InitReport, initialise_from, load
+from foundation.data.graph import collate
+from foundation.data.module import GraphDataModule
+from foundation.data.readers import read_isolated_atoms
+from foundation.errors import InputError
+from foundation.model import FoundationModel, ModelConfig
+from foundation.properties import get_property
+from foundation.recipe import Recipe
+from foundation.run.heads import heads_for
+from foundation.scaling import ScalingTable, fit_scaling
+from foundation.training.module import FoundationModule
+from foundation.training.objectives import SupervisedConfig, build_objectives
+
+__all__ = ["Plan", "check_data", "make_plan", "prepare_data"]
+
+CALIBRATION_STRUCTURES = 32
+"""Training structures on which features start at unit variance."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is ready to start.
+
+    Attributes:
+        recipe: What was asked for.
+        data: Set up.
+        model: Scaled, calibrated and initialised.
+        module: What the trainer trains.
+        scaling: What was measured on training data.
+        init: What became of every weight, if the model starts from another.
+    """
+
+    recipe: Recipe
+    data: GraphDataModule
+    model: FoundationModel
+    module: FoundationModule
+    scaling: ScalingTable
+    init: InitReport | None
+
+
+def prepare_data(recipe: Recipe) -> GraphDataModule:
+    """Read, check, split and store all data of a recipe.
+
+    Raises:
+        InputError: Whatever is wrong with the data, or a task whose data carry no such label.
+    """
+    data = GraphDataModule(
+        recipe.data,
+        cutoff=recipe.model.backbone.cutoff,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        mixture=recipe.mixture,
+        num_workers=recipe.num_workers,
+    )
+    _check_declared_labels(recipe, data)
+    data.prepare_data()
+    data.setup()
+    check_data(recipe, data)
+    return data
+
+
+def _check_declared_labels(recipe: Recipe, data: GraphDataModule) -> None:
+    """Before any file is read: every task's data sets have to declare its label."""
+    problems = []
+    for name, task in recipe.tasks.items():
+        for dataset in task.data:
+            declared = data.resolved[dataset].properties
+            if task.property not in declared:
+                known = ", ".join(declared) or "none"
+                problems.append(f"tasks.{name}: data '{dataset}' has no label '{task.property}'; it has: {known}")
+    if problems:
+        raise InputError(problems)
+
+
+def check_data(recipe: Recipe, data: GraphDataModule) -> None:
+    """Every task needs a training label in each of its data sets.
+
+    Raises:
+        InputError: Each task without one.
+    """
+    problems = []
+    for name, task in recipe.tasks.items():
+        for dataset in task.data:
+            if "train" not in data.splits(dataset):
+                problems.append(f"tasks.{name}: data '{dataset}' has no training structures")
+            elif int(label_count(data, dataset, "train", task.property)) == 0:
+                problems.append(f"tasks.{name}: no training structure of data '{dataset}' carries '{task.property}'")
+    if problems:
+        raise InputError(problems)
+
+
+def label_count(data: GraphDataModule, dataset: str, split: str, prop: str) -> int:
+    """Labelled entries of a property in one split."""
+    store = data.stores[dataset]
+    if prop not in store.label_counts or split not in data.splits(dataset):
+        return 0
+    return int(np.sum(store.label_counts[prop][data.graphs(dataset, split).rows]))  # type: ignore[arg-type]
+
+
+def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Plan:
+    """Build the model and what trains it.
+
+    Args:
+        recipe: Checked.
+        data: Set up.
+        start: The model to start from; None for random weights.
+
+    Raises:
+        InputError: A head, element or initialisation that does not fit.
+    """
+    heads = heads_for(recipe.tasks, recipe.objectives)
+    config = ModelConfig(
+        backbone=recipe.model.backbone,
+        heads=heads,
+        elements=_elements(recipe, data),
+        levels=data.levels,
+        electrostatics=recipe.model.electrostatics,
+    )
+    torch.manual_seed(recipe.seed)
+    model = FoundationModel(config)
+    graphs = [
+        graph for name in data.dataset_names if "train" in data.splits(name) for graph in data.graphs(name, "train")
+    ]
+    scaling = fit_scaling(graphs, properties=model.properties, levels=data.levels, isolated_atoms=_isolated_atoms(data))
+    chosen = np.unique(np.linspace(0, len(graphs) - 1, min(CALIBRATION_STRUCTURES, len(graphs))).round().astype(int))
+    model.prepare(scaling, collate([graphs[index] for index in chosen]))
+    report = None
+    if recipe.init is not None and start is not None:
+        report = initialise_from(model, load(start), keep=recipe.init.keep, reset=recipe.init.reset)
+    module = FoundationModule(
+        model,
+        build_objectives(_objective_configs(recipe), model=model, dataset_names=data.dataset_names),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        ema=recipe.ema,
+        dataset_names=data.dataset_names,
+        seed=recipe.seed,
+    )
+    return Plan(recipe=recipe, data=data, model=model, module=module, scaling=scaling, init=report)
+
+
+def _elements(recipe: Recipe, data: GraphDataModule) -> tuple[int, ...]:
+    unknown = [symbol for symbol in recipe.model.elements if symbol not in atomic_numbers]
+    if unknown:
+        raise InputError(f"model.elements: got {unknown}; allowed: element symbols")
+    return tuple(sorted({*data.elements, *(atomic_numbers[symbol] for symbol in recipe.model.elements)}))
+
+
+def _isolated_atoms(data: GraphDataModule) -> dict[str, dict[int, float]]:
+    """Level of theory -> atomic number -> eV, of all data sets that state them.
+
+    Raises:
+        InputError: Two data sets of one level state different energies for an element.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for name, dataset in data.resolved.items():
+        if dataset.isolated_atoms is None:
+            continue
+        known = found.setdefault(dataset.level_of_theory, {})
+        for number, energy in read_isolated_atoms(dataset).items():
+            if abs(known.setdefault(number, energy) - energy) > 1e-6:
+                raise InputError(
+                    f"data '{name}': isolated_atoms: element {number} has {energy} eV, another data set of level "
+                    f"'{dataset.level_of_theory}' says {known[number]} eV"
+                )
+    return found
+
+
+def _objective_configs(recipe: Recipe) -> Mapping[str, Any]:
+    tasks = {
+        name: SupervisedConfig(
+            property=get_property(task.property).name, data=task.data, weight=task.weight, loss=task.loss
+        )
+        for name, task in recipe.tasks.items()
+    }
+    return {**tasks, **recipe.objectives}
