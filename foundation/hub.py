@@ -65,34 +65,6 @@ def resolve_model(model: str | Path) -> Path:
     )
 
 
-def copy_model(model: str | Path, directory: Path) -> Path:
-    """Copy a model, wherever it lies, into a directory that does not exist yet.
-
-    Returns:
-        The directory, which appears only when all files have been written.
-
-    Raises:
-        InputError: There is no such model, or the directory exists or cannot be written.
-    """
-    source = resolve_model(model)
-    if directory.exists():
-        raise InputError(f"{directory}: exists already; allowed: a directory that does not exist yet")
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-        staging.chmod(0o755)
-        try:
-            for name in MODEL_FILES:
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, staging / name)
-            staging.rename(directory)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written: {error}") from error
-    return directory
-
-
 def _local_directory(directory: Path) -> Path:
     if not directory.is_dir():
         raise InputError(f"model '{directory}': is a file; allowed: a directory with {' and '.join(_REQUIRED)}")

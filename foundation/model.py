@@ -139,7 +139,7 @@ class FoundationModel(nn.Module):
         *,
         properties: Collection[str] | None = None,
         level: str | None = None,
-        charge: float | None = None,
+        charge: int | float | None = None,
         spin: int | None = None,
     ) -> Prediction | list[Prediction]:
         """Predict for ASE atoms, RDKit molecules or SMILES; see `foundation.predict.predict`.

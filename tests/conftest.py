@@ -10,12 +10,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import jaxtyping
 import pytest
+
+if TYPE_CHECKING:
+    from foundation.model import FoundationModel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("FOUNDATION_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -44,6 +48,48 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOUNDATION_CACHE", str(directory))
         yield directory
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., FoundationModel]:
+    """Builds a small model with weights all drawn at random: fresh heads would predict zero and hide mistakes.
+
+    Takes `heads` (name -> kind, or name -> mapping), `elements`, `levels`, `seed` and settings of the backbone.
+    """
+    import torch
+
+    from foundation.config import validate
+    from foundation.model import FoundationModel, ModelConfig
+
+    def make(
+        heads: Mapping[str, Mapping[str, object]],
+        *,
+        elements: Sequence[int] = (1, 6, 7, 8),
+        levels: Sequence[str] = ("GFN2-xTB",),
+        seed: int = 0,
+        electrostatics: bool = False,
+        **backbone: object,
+    ) -> FoundationModel:
+        size = {"cutoff": 4.0, "channels": 8, "pseudo_channels": 4, "radial_width": 16, "edge_degree": 2}
+        config = {
+            "backbone": {"kind": "equivariant", **size, "product_degree": 2, **backbone},
+            "heads": dict(heads),
+            "elements": list(elements),
+            "levels": list(levels),
+            "electrostatics": {"kind": "coulomb"} if electrostatics else None,
+        }
+        generator = torch.Generator().manual_seed(seed)
+        model = FoundationModel(validate(ModelConfig, config, where="test model"))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            for name, buffer in model.scaling.named_buffers():
+                if name.startswith("references_"):
+                    rows = torch.arange(len(levels)).double()[:, None]
+                    buffer[:, list(elements)] = -10.0 * torch.tensor(elements).double() - rows
+        return model.eval()
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ class FoundationCalculator(Calculator):
         model: FoundationModel | str | Path,
         *,
         level: str | None = None,
-        charge: float | None = None,
+        charge: int | float | None = None,
         spin: int | None = None,
         dtype: Literal["float32", "float64"] = "float32",
         device: str | torch.device = "cpu",

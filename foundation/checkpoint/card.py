@@ -43,8 +43,8 @@ def write_card(model: FoundationModel, path: Path, *, info: CardInfo) -> None:
         _training(info.summary),
         _reference_energies(model),
         "## Limits\n\nThe errors above hold for data like those it was trained on. It refuses elements that it has "
-        "never seen, and does not know how sure it is of the rest: check energies and forces on a few structures of your own "
-        "before you rely on them.",
+        "never seen, and does not know how sure it is of the rest: check energies and forces on a few structures of "
+        "your own before you rely on them.",
     ]
     header = "---\nlibrary_name: foundation\ntags: [chemistry, materials, molecular-dynamics]\n---\n\n"
     path.write_text(header + "\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")

@@ -98,10 +98,7 @@ def _reason_to_differ(name: str, model: FoundationModel, carried: Collection[str
         heads |= {head for head, config in model.config.heads.items() if "partial_charges" in config.predicts}
     for tensor in model.state_dict():
         part = tensor.split(".")
-        if part[0] == "heads":
-            matters = part[1] in heads
-        else:
-            matters = scaled_property(tensor) in (None, base)
+        matters = part[1] in heads if part[0] == "heads" else scaled_property(tensor) in (None, base)
         if matters and tensor not in carried:
             return f"'{tensor}' starts afresh"
     return None
@@ -173,7 +170,7 @@ def _probes(elements: Sequence[int], *, level_index: int, periodic: bool) -> lis
                 total_charge=float(index % 3 - 1) if not periodic else 0.0,
                 spin_multiplicity=1 + index % 2,
                 cell=np.eye(3) * 2 * _SPACING + random.uniform(-0.1, 0.1, (3, 3)) if periodic else None,
-                pbc=periodic,
+                pbc=np.full(3, periodic),
                 level_index=level_index,
                 where=f"probe {index}",
             )

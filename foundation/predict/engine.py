@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ _OPEN_IN_A_CELL = frozenset({"dipole", "quadrupole", "born_charges"})
 Values = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class ModelConfigLike(Protocol):
     """What is read of a model's config."""
 
@@ -50,6 +51,7 @@ class ModelConfigLike(Protocol):
         ...
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """What is asked of a model; `foundation.model.FoundationModel` has it."""
 
@@ -302,7 +304,7 @@ def _prediction(structure: Structure, level_of_theory: str, values: Values, *, a
                 raise InputError(f"{structure.where}: '{name}': the model's head defines it for free molecules only")
             raise InputError(f"{structure.where}: '{name}': the prediction is not a finite number")
         if prop.kind == "classification" and name != "masked_element":
-            value = 1.0 / (1.0 + np.exp(-value))
+            value = np.asarray(1.0 / (1.0 + np.exp(-value)))
         physical[name] = value
         if name == "handedness":
             labels[name] = "R" if value >= 0.5 else "S"

@@ -16,7 +16,7 @@ def predict(
     *,
     properties: Collection[str] | None = None,
     level: str | None = None,
-    charge: float | None = None,
+    charge: int | float | None = None,
     spin: int | None = None,
 ) -> list[Prediction]:
     """Predict for objects in Python.
@@ -46,7 +46,7 @@ def predict_files(
     out: Path,
     properties: Collection[str] | None = None,
     level: str | None = None,
-    charge: float | None = None,
+    charge: int | float | None = None,
     spin: int | None = None,
 ) -> list[Prediction]:
     """Predict for files and write one file; nothing is written unless everything succeeded.

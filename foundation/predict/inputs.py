@@ -20,7 +20,9 @@ Input = Atoms | Chem.Mol | str
 MAX_PROBLEMS_LISTED = 20
 
 
-def structures_of(inputs: Sequence[Input], *, charge: float | None = None, spin: int | None = None) -> list[Structure]:
+def structures_of(
+    inputs: Sequence[Input], *, charge: int | float | None = None, spin: int | None = None
+) -> list[Structure]:
     """Take objects; all problems are reported at once.
 
     Raises:
@@ -40,7 +42,9 @@ def structures_of(inputs: Sequence[Input], *, charge: float | None = None, spin:
     return _collect(lambda one=one, number=number: build(number, one) for number, one in enumerate(inputs))
 
 
-def read_structures(paths: Sequence[Path], *, charge: float | None = None, spin: int | None = None) -> list[Structure]:
+def read_structures(
+    paths: Sequence[Path], *, charge: int | float | None = None, spin: int | None = None
+) -> list[Structure]:
     """Read files in the order given; all problems are reported at once.
 
     Args:
@@ -92,7 +96,7 @@ def _title(molecule: Chem.Mol) -> str:
     return molecule.GetProp("_Name").strip() if molecule.HasProp("_Name") else ""
 
 
-def _read_smiles(path: Path, charge: float | None, spin: int | None) -> Iterator[Builder]:
+def _read_smiles(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             words = line.split(maxsplit=1)
@@ -104,7 +108,7 @@ def _read_smiles(path: Path, charge: float | None, spin: int | None) -> Iterator
             )
 
 
-def _read_csv(path: Path, charge: float | None, spin: int | None) -> Iterator[Builder]:
+def _read_csv(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         columns = {column.strip().lower(): column for column in rows.fieldnames or () if column}
@@ -119,7 +123,7 @@ def _read_csv(path: Path, charge: float | None, spin: int | None) -> Iterator[Bu
             )
 
 
-def _read_sdf(path: Path, charge: float | None, spin: int | None) -> Iterator[Builder]:
+def _read_sdf(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
     with rdBase.BlockLogs():
         try:
             supplier = Chem.SDMolSupplier(str(path), removeHs=False)
@@ -132,21 +136,21 @@ def _read_sdf(path: Path, charge: float | None, spin: int | None) -> Iterator[Bu
             )
 
 
-def _read_mol(path: Path, charge: float | None, spin: int | None) -> Iterator[Builder]:
+def _read_mol(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
     with rdBase.BlockLogs():
         molecule = Chem.MolFromMolFile(str(path), removeHs=False)
     yield lambda: _checked_molecule(molecule, number=1, where=str(path), charge=charge, spin=spin)
 
 
 def _checked_molecule(
-    molecule: Chem.Mol | None, *, number: int, where: str, charge: float | None, spin: int | None
+    molecule: Chem.Mol | None, *, number: int, where: str, charge: int | float | None, spin: int | None
 ) -> Structure:
     if molecule is None:
         raise InputError(f"{where}: not a valid molecule block (RDKit can neither parse nor sanitise it)")
     return from_molecule(molecule, name=_title(molecule) or str(number), where=where, charge=charge, spin=spin)
 
 
-def _read_with_ase(path: Path, charge: float | None, spin: int | None) -> Iterator[Builder]:
+def _read_with_ase(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
     kind = "cif" if path.suffix.lower() == ".cif" else "extxyz"
     try:
         frames = ase.io.read(path, index=":", format=kind)
@@ -159,7 +163,7 @@ def _read_with_ase(path: Path, charge: float | None, spin: int | None) -> Iterat
         )
 
 
-def _read_database(path: Path, charge: float | None, spin: int | None) -> Iterator[Builder]:
+def _read_database(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
     try:
         rows = list(connect(path, type="db", append=True).select())
     except (OSError, ValueError, KeyError, sqlite3.Error) as error:
@@ -175,7 +179,7 @@ def _read_database(path: Path, charge: float | None, spin: int | None) -> Iterat
         )
 
 
-_READERS: dict[str, Callable[[Path, float | None, int | None], Iterator[Builder]]] = {
+_READERS: dict[str, Callable[[Path, int | float | None, int | None], Iterator[Builder]]] = {
     ".smi": _read_smiles,
     ".smiles": _read_smiles,
     ".csv": _read_csv,

@@ -70,14 +70,14 @@ class Structure:
             total_charge=self.total_charge,
             spin_multiplicity=self.spin_multiplicity,
             cell=self.cell,
-            pbc=self.pbc.tolist(),
+            pbc=self.pbc,
             level_index=level_index,
             where=self.where,
         )
 
 
 def stated(
-    info: Mapping[str, Any], keys: tuple[str, ...], *, argument: float | None, what: str, where: str
+    info: Mapping[str, Any], keys: tuple[str, ...], *, argument: int | float | None, what: str, where: str
 ) -> float | None:
     """Find a number that the caller states, or that stands under one of `keys`; None if nowhere.
 
@@ -98,7 +98,7 @@ def stated(
 
 
 def charge_and_spin(
-    info: Mapping[str, Any], *, charge: float | None, spin: int | None, where: str
+    info: Mapping[str, Any], *, charge: int | float | None, spin: int | None, where: str
 ) -> tuple[float, int]:
     """Find total charge (e) and spin multiplicity of bare atoms.
 
@@ -132,7 +132,7 @@ def from_atoms(
     *,
     name: str,
     where: str,
-    charge: float | None = None,
+    charge: int | float | None = None,
     spin: int | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Structure:
@@ -160,7 +160,7 @@ def from_atoms(
 
 
 def from_smiles(
-    smiles: str, *, name: str, where: str, charge: float | None = None, spin: int | None = None
+    smiles: str, *, name: str, where: str, charge: int | float | None = None, spin: int | None = None
 ) -> Structure:
     """Read SMILES and embed one conformer.
 
@@ -175,7 +175,7 @@ def from_smiles(
 
 
 def from_molecule(
-    molecule: Chem.Mol, *, name: str, where: str, charge: float | None = None, spin: int | None = None
+    molecule: Chem.Mol, *, name: str, where: str, charge: int | float | None = None, spin: int | None = None
 ) -> Structure:
     """Take an RDKit molecule: its first conformer if that is three-dimensional, else an embedded one.
 
