@@ -67,6 +67,16 @@ class TaskConfig(Config):
     def _known(cls, value: str) -> str:
         return get_property(value).name
 
+    @model_validator(mode="before")
+    @classmethod
+    def _head_reads_property(cls, data: Any) -> Any:
+        """A head of many properties reads its task's unless it says otherwise: `head: {kind: tensor}` is enough."""
+        if isinstance(data, dict) and isinstance(data.get("head"), dict) and isinstance(data.get("property"), str):
+            head = data["head"]
+            if head.get("kind") in ("tensor", "pseudoscalar", "atom_classification") and "property_name" not in head:
+                return {**data, "head": {**head, "property_name": data["property"]}}
+        return data
+
 
 class ModelSection(Config):
     """What the model is made of, apart from heads, which tasks and objectives decide.

@@ -58,4 +58,4 @@ def _property_of(objective: ObjectiveConfig) -> str:
 
 def _name(head: HeadConfig) -> str:
     named_by_property = isinstance(head, TensorConfig | PseudoscalarConfig | AtomClassificationConfig)
-    return head.property if named_by_property else head.kind
+    return head.property_name if named_by_property else head.kind
