@@ -102,6 +102,8 @@ def find_files(
         for pattern in (patterns,) if isinstance(patterns, str) else patterns:
             for path in expand_source(pattern, from_card=from_card, card=card, called=called):
                 known = [value for name, value in checksums.items() if path.as_posix().endswith("/" + name)]
+                if checksums and not known:
+                    raise InputError(f"data '{called}': {path} is not among the files that the card was written for")
                 files.append(
                     DataFile(
                         path=path,
