@@ -86,7 +86,20 @@ def curve_panels(history: History) -> list[Panel]:
             labels = [series.name.removeprefix("train/") for series in found]
             lines = tuple(_line(series, label, k) for k, (series, label) in enumerate(zip(found, labels, strict=True)))
             panels.append(Panel(title, unit, lines, logarithmic=False))
+    if not any(panel.title == "throughput" for panel in panels):
+        panels += _speed_panels(history)
     return panels
+
+
+def _speed_panels(history: History) -> list[Panel]:
+    """Steps a second between logged rows, by the clock of the log; a clock set back by a resume is left out."""
+    clock = np.asarray(history.clock, dtype=float).reshape(-1, 2)
+    steps, seconds = np.diff(clock, axis=0).T
+    moved = seconds > 0
+    if not moved.any():
+        return []
+    line = Line("steps per second", 0, clock[1:, 0][moved], steps[moved] / seconds[moved])
+    return [Panel("speed, validation included", "optimizer steps/s", (line,), logarithmic=False)]
 
 
 def _loss_panels(history: History) -> list[Panel]:

@@ -58,6 +58,7 @@ class History:
         last_step: The last step logged, 0 if none.
         last_epoch: The last epoch logged, or None.
         wall_s: Seconds at the last row, or None.
+        clock: Step and seconds of each row that has both, steps increasing.
         not_finite: Column names with the number of NaN or infinite values that were logged.
     """
 
@@ -65,6 +66,7 @@ class History:
     last_step: int = 0
     last_epoch: int | None = None
     wall_s: float | None = None
+    clock: tuple[tuple[int, float], ...] = ()
     not_finite: dict[str, int] = field(default_factory=dict)
 
 
@@ -105,6 +107,7 @@ def read_history(path: Path, notes: list[str]) -> History:
         return History()
     points: dict[str, list[tuple[int, float]]] = {}
     not_finite: dict[str, int] = {}
+    clock: list[tuple[int, float]] = []
     last_step, last_epoch, wall_s = 0, None, None
     for row in rows:
         step = _number(row.get("step"))
@@ -112,13 +115,15 @@ def read_history(path: Path, notes: list[str]) -> History:
             continue
         step = int(step)
         if step < last_step:
-            for series in points.values():
+            for series in (*points.values(), clock):
                 while series and series[-1][0] >= step:
                     series.pop()
         last_step = step
         epoch = _number(row.get("epoch"))
         last_epoch = last_epoch if epoch is None else int(epoch)
         wall_s = _number(row.get("wall_s")) or wall_s
+        if wall_s is not None and (not clock or step > clock[-1][0]):
+            clock.append((step, wall_s))
         for name, text in row.items():
             value = _number(text)
             if name in _CLOCK_COLUMNS or value is None:
@@ -139,7 +144,7 @@ def read_history(path: Path, notes: list[str]) -> History:
         for name, pairs in points.items()
         if pairs
     }
-    return History(series, last_step, last_epoch, wall_s, not_finite)
+    return History(series, last_step, last_epoch, wall_s, tuple(clock), not_finite)
 
 
 def _number(text: str | None) -> float | None:

@@ -32,6 +32,7 @@ class Tile:
     """One best figure of the headline."""
 
     value: str
+    unit: str
     label: str
     beside: str
 
@@ -91,7 +92,7 @@ def render(run: RunFiles) -> str:
         script=Markup((folder / "report.js").read_text(encoding="utf-8")),
         opening=sections.opening_sentence(run),
         state=sections.state_sentence(run),
-        is_evaluated=run.is_evaluated,
+        is_finished=run.is_finished,
         notes=(*run.missing, *run.problems),
         tiles=_tiles(tables, run),
         tables=tables,
@@ -103,6 +104,7 @@ def render(run: RunFiles) -> str:
         tasks=sections.task_table(run),
         objectives=sections.objective_table(run),
         parameters=sections.parameter_table(run),
+        scales=sections.scale_table(run),
         model_facts=sections.model_facts(run),
         model_config=sections.model_config(run),
         reference_energies=sections.reference_energies(run),
@@ -144,8 +146,8 @@ def _tiles(tables: list[SplitErrors], run: RunFiles) -> list[Tile]:
         found = []
         for panel in curve_panels(run.history):
             for label, value, step in panel.best:
-                shown = f"{number(value)} {panel.unit}".strip()
-                found.append(Tile(shown, panel.title, f"{label}; best validation so far, step {count(step)}"))
+                words = f"{label}; best validation so far, step {count(step)}"
+                found.append(Tile(number(value), panel.unit, panel.title, words))
         return found[:_MAX_TILES]
     split = stage_label(tables[0].split)
     tiles: list[tuple[str, Tile]] = []
@@ -156,7 +158,9 @@ def _tiles(tables: list[SplitErrors], run: RunFiles) -> list[Tile]:
         beside = (
             row.dataset if row.share is None else f"{row.dataset}; {percent(row.share)} of guessing {row.baseline_name}"
         )
-        tiles.append((row.property_name, Tile(row.unit.show_with_unit(row.mae), f"{row.label} MAE, {split}", beside)))
+        tiles.append(
+            (row.property_name, Tile(row.unit.show(row.mae), row.unit.label, f"{row.label} MAE, {split}", beside))
+        )
     for score in tables[0].scores:
         if not score.scores:
             continue
@@ -165,7 +169,7 @@ def _tiles(tables: list[SplitErrors], run: RunFiles) -> list[Tile]:
         guess = (
             f"; the commoner class alone: {percent(score.baseline)}" if name == "accuracy" and score.baseline else ""
         )
-        tile = Tile(given[name], f"{score.label} {name}, {split}", f"{score.dataset}{guess}")
+        tile = Tile(given[name], "", f"{score.label} {name}, {split}", f"{score.dataset}{guess}")
         tiles.append((score.property_name, tile))
     if len(tiles) > _MAX_TILES:
         first = {}

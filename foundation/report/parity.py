@@ -93,7 +93,9 @@ def caption(parity: Parity) -> str:
     text = f"MAE {unit.show_with_unit(parity.mae)}, RMSE {unit.show_with_unit(parity.rmse)}"
     if parity.determination is not None:
         text += (
-            ", R² above 0.9999" if parity.determination > 0.9999 else f", R² {number(parity.determination, digits=4)}"
+            ", R²\N{NO-BREAK SPACE}above 0.9999"
+            if parity.determination > 0.9999
+            else f", R²\N{NO-BREAK SPACE}{number(parity.determination, digits=4)}"
         )
     text += f"; {count(len(parity.target))} values"
     low, high = parity_limits(parity)

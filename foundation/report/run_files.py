@@ -75,9 +75,9 @@ class RunFiles:
     pretraining: RunFiles | None
 
     @property
-    def is_evaluated(self) -> bool:
-        """Whether the run reached its final evaluation."""
-        return bool(self.evaluation)
+    def is_finished(self) -> bool:
+        """Whether the run came to its end: the summary is written last."""
+        return bool(self.summary)
 
 
 def mapping(value: object) -> dict[str, Any]:

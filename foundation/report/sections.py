@@ -6,15 +6,24 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from foundation.report.quantities import as_float, count, duration, large_count, number, percent, property_label
+from foundation.report.quantities import (
+    as_float,
+    count,
+    duration,
+    error_unit,
+    large_count,
+    number,
+    percent,
+    property_label,
+)
 from foundation.report.run_files import RunFiles, mapping
 
 _SPLITS = ("train", "val", "test")
 _TENSOR_FATES = {
-    "loaded": "tensors loaded from the source",
-    "extended": "tensors loaded in part: elements or levels of theory differ",
-    "new": "new tensors",
-    "skipped": "tensors of the source not used",
+    "loaded": "Loaded from the source",
+    "extended": "Loaded in part, elements or levels of theory differ",
+    "new": "New",
+    "skipped": "In the source, not used",
 }
 _TASK_COLUMNS = ("property", "data", "weight", "head", "loss")
 
@@ -143,6 +152,20 @@ def model_facts(run: RunFiles) -> list[tuple[str, str]]:
     return [(names.get(key, property_label(key)), plain(value)) for key, value in entries.items()]
 
 
+def scale_table(run: RunFiles) -> Table | None:
+    """What residuals of each property are divided by before they become a loss."""
+    scales = mapping(run.summary.get("scales"))
+    rows = []
+    for name, value in scales.items():
+        unit = error_unit("energy_per_atom" if name == "energy" else name)
+        rows.append((property_label(name), unit.show(as_float(value)), unit.label))
+    return (
+        Table("Scales that losses are measured in", ("property", "scale", "unit"), tuple(rows), frozenset({1}))
+        if rows
+        else None
+    )
+
+
 def model_config(run: RunFiles) -> str | None:
     """The model's configuration as indented JSON."""
     config = mapping(run.summary.get("model")).get("config")
@@ -266,9 +289,9 @@ def opening_sentence(run: RunFiles) -> str:
 def state_sentence(run: RunFiles) -> str:
     """How far the run has come, and whether it ended."""
     reached, took = _reached(run)
-    if run.is_evaluated:
+    if run.is_finished:
         return f"Finished{took} ({reached})."
-    return f"Not evaluated: still running, or interrupted; last seen at {reached}{took}."
+    return f"Not finished: still running, or interrupted; last seen at {reached}{took}."
 
 
 def reached_sentence(run: RunFiles) -> str:

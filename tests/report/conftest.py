@@ -52,8 +52,8 @@ def write_finished_run(folder: Path, *, seed: int) -> Path:
 
 
 def _write_metrics(path: Path, generator: np.random.Generator) -> None:
-    train = ["train/loss", "train/forces_loss", "train/energy_loss", "train/learning_rate", "train/structures_per_s"]
-    columns = ["epoch", "step", "wall_s", *train, "train/loader_wait_percent", "val/loss"]
+    train = ["train/loss", "train/forces_loss", "train/energy_loss", "train/learning_rate"]
+    columns = ["epoch", "step", "wall_s", *train, "val/loss"]
     columns += [f"val/{name}" for name in _VALIDATION] + ["val/enantiomers/handedness_auc"]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns)
@@ -64,7 +64,6 @@ def _write_metrics(path: Path, generator: np.random.Generator) -> None:
             row = {"epoch": step // 30, "step": step, "wall_s": round(0.2 * step, 2)}
             row |= {"train/loss": 3 * decay * noise, "train/forces_loss": 2 * decay * noise, "train/energy_loss": decay}
             row |= {"train/learning_rate": 5e-3 * min(step / 60, 0.5 + 0.5 * np.cos(np.pi * step / NUM_STEPS))}
-            row |= {"train/structures_per_s": 96 + 4 * generator.standard_normal(), "train/loader_wait_percent": 1.2}
             if step % 30 == 0:
                 row |= {"val/loss": 2.6 * decay, "val/enantiomers/handedness_auc": 0.96 - 0.45 * decay}
                 row |= {f"val/{name}": start * decay + end for name, (start, end) in _VALIDATION.items()}

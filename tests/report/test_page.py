@@ -112,7 +112,7 @@ def test_a_running_job_shows_its_curves_and_says_what_is_not_there_yet(finished_
     for name in ("recipe.yaml", "metrics.csv"):
         shutil.copy(finished_run / name, run / name)
     page = Page(write_report(run))
-    assert "Not evaluated: still running, or interrupted; last seen at step 1 200, epoch 40" in page.text
+    assert "Not finished: still running, or interrupted; last seen at step 1 200, epoch 40" in page.text
     assert "evaluation.json is not there" in page.text
     assert "predictions is not there" in page.text
     assert "best validation so far, step 1 200" in page.text
