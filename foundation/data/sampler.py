@@ -17,7 +17,8 @@ from foundation.config import Config
 from foundation.data.mixture import Mixture, random_generator
 from foundation.errors import InputError
 
-Batch = Int[np.ndarray, " structures"]
+Batch = Int[np.ndarray, " _"]
+"""Structures of one batch; the lengths of batches differ."""
 
 _REUSE_STREAM = 3
 _Piece = tuple[int, tuple[int, ...], Batch]

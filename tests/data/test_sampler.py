@@ -1,0 +1,148 @@
+"""Batches: bounds hold, nothing is lost or repeated, every rank takes the same number of steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundation.config import validate
+from foundation.data.mixture import Mixture, MixtureConfig
+from foundation.data.sampler import BatchConfig, Bounds, TrainingBatches, evaluation_batches
+from foundation.errors import InputError
+
+SIZES = st.lists(st.integers(1, 12), min_size=4, max_size=60)
+
+
+def bounds(sizes: list[int], config: BatchConfig) -> Bounds:
+    num_atoms = np.array(sizes)
+    return Bounds(config, num_atoms=num_atoms, num_edges=num_atoms**2, name=lambda place: f"mine.xyz frame {place}")
+
+
+def training(sizes: list[int], config: BatchConfig, *, ranks: int = 1, seed: int = 0) -> TrainingBatches:
+    mixture = Mixture({"mine": len(sizes)}, weights={}, config=MixtureConfig(), seed=seed)
+    return TrainingBatches(mixture, bounds=bounds(sizes, config), num_ranks=ranks)
+
+
+@given(
+    sizes=SIZES,
+    structures=st.integers(1, 9),
+    atoms=st.integers(12, 40),
+    edges=st.integers(144, 400),
+    ranks=st.integers(1, 4),
+    seed=st.integers(0, 5),
+)
+def test_bounds_hold_and_every_epoch_is_one_pass_in_equal_steps(
+    sizes: list[int], structures: int, atoms: int, edges: int, ranks: int, seed: int
+) -> None:
+    config = BatchConfig(max_structures=structures, max_atoms=atoms, max_edges=edges)
+    plan = training(sizes, config, ranks=ranks, seed=seed)
+    counts = np.array(sizes)
+    for epoch in range(4):
+        batches = plan.batches(epoch)
+        assert len(batches) == plan.num_steps * ranks
+        for batch in batches:
+            assert 1 <= len(batch) <= structures
+            assert counts[batch].sum() <= atoms
+            assert (counts[batch] ** 2).sum() <= edges
+        drawn = np.bincount(np.concatenate(batches), minlength=len(sizes))
+        assert drawn.min() == 1
+        assert drawn.sum() - len(sizes) < ranks
+        if drawn.max() > 1:
+            assert all(len(batch) == 1 for batch in batches), "repeated although a batch could have been halved"
+
+
+@given(sizes=SIZES, ranks=st.integers(1, 3), epoch=st.integers(0, 5))
+def test_a_batch_depends_on_seed_epoch_step_and_rank_only(sizes: list[int], ranks: int, epoch: int) -> None:
+    config = BatchConfig(max_structures=5, max_atoms=20)
+    gone_through = training(sizes, config, ranks=ranks)
+    for earlier in range(epoch):
+        gone_through.batches(earlier)
+    asked_directly = training(sizes, config, ranks=ranks)
+    for step in reversed(range(asked_directly.num_steps)):
+        for rank in range(ranks):
+            direct = asked_directly.batch(epoch=epoch, step=step, rank=rank)
+            assert np.array_equal(direct, gone_through.batches(epoch)[step * ranks + rank])
+
+
+def test_batches_are_as_full_as_the_bounds_allow() -> None:
+    plan = training([3] * 950, BatchConfig(max_structures=8))
+    assert plan.num_steps == 119
+    assert sorted(len(batch) for batch in plan.batches(0)) == [6] + [8] * 118
+
+
+def test_epochs_that_pack_worse_than_the_first_still_lose_nothing() -> None:
+    """Sixes and fours fit in pairs only: the number of batches of a random order varies."""
+    sizes = [6, 4] * 20
+    needed = []
+    for seed in range(8):
+        plan = training(sizes, BatchConfig(max_structures=10, max_atoms=10), seed=seed)
+        for epoch in range(8):
+            batches = plan.batches(epoch)
+            assert sorted(np.concatenate(batches).tolist()) == list(range(40))
+            assert len(batches) == plan.num_steps
+        needed.append(plan.num_steps)
+    assert len(set(needed)) > 1, "every order packs equally well: the test does not test"
+
+
+def test_where_the_surplus_of_an_epoch_finds_no_room_the_first_epochs_batches_come_in_a_new_order() -> None:
+    sizes = [7, 2, 6, 3, 5, 5, 8, 1, 9, 4] * 3
+    reused = 0
+    for seed in range(30):
+        plan = training(sizes, BatchConfig(max_structures=10, max_atoms=10), seed=seed)
+        first = {tuple(sorted(batch.tolist())) for batch in plan.batches(0)}
+        for epoch in range(1, 6):
+            batches = plan.batches(epoch)
+            assert sorted(np.concatenate(batches).tolist()) == list(range(len(sizes)))
+            reused += {tuple(sorted(batch.tolist())) for batch in batches} == first
+    assert reused > 0, "the case does not occur: the test does not test"
+
+
+def test_ranks_that_cannot_share_evenly_repeat_the_first_structures() -> None:
+    plan = training([2, 2, 2], BatchConfig(max_structures=1), ranks=2)
+    assert plan.num_steps == 2
+    assert sorted(np.concatenate(plan.batches(0)).tolist()) in ([0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 2])
+
+
+def test_more_ranks_than_structures_is_an_error() -> None:
+    with pytest.raises(InputError, match="3 training structures an epoch cannot feed 4 processes"):
+        training([2, 2, 2], BatchConfig(max_structures=1), ranks=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (BatchConfig(max_structures=8, max_atoms=9), r"mine\.xyz frame 1: 10 atoms alone.*batch\.max_atoms is 9.*10"),
+        (BatchConfig(max_structures=8, max_edges=99), r"mine\.xyz frame 1: 100 edges alone.*batch\.max_edges is 99"),
+    ],
+)
+def test_a_structure_above_a_bound_is_named_with_the_bound(config: BatchConfig, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        bounds([3, 10, 5], config)
+
+
+def test_a_structure_exactly_at_the_bound_is_a_batch() -> None:
+    batches = training([10, 10], BatchConfig(max_structures=8, max_atoms=10, max_edges=100)).batches(0)
+    assert [len(batch) for batch in batches] == [1, 1]
+
+
+def test_many_structures_above_a_bound_are_counted_not_listed() -> None:
+    with pytest.raises(InputError) as caught:
+        bounds([20] * 100, BatchConfig(max_structures=8, max_atoms=10))
+    assert len(caught.value.problems) == 6
+    assert "95 more" in caught.value.problems[-1]
+
+
+@given(sizes=SIZES, ranks=st.integers(1, 4))
+def test_evaluation_takes_every_structure_once_and_in_order(sizes: list[int], ranks: int) -> None:
+    config = BatchConfig(max_structures=6, max_atoms=20)
+    batches = evaluation_batches(np.arange(len(sizes)), bounds=bounds(sizes, config), num_ranks=ranks)
+    assert np.concatenate(batches).tolist() == list(range(len(sizes)))
+    assert all(np.array(sizes)[batch].sum() <= 20 for batch in batches)
+    assert len(batches) % ranks == 0 or all(len(batch) == 1 for batch in batches)
+
+
+def test_bounds_below_one_are_refused() -> None:
+    with pytest.raises(InputError, match="max_structures"):
+        validate(BatchConfig, {"max_structures": 0}, where="recipe")
