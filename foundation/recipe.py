@@ -42,6 +42,7 @@ OWN_TRAINER_ARGUMENTS = {
     "inference_mode": "forces need gradients during validation",
 }
 """Arguments of `lightning.Trainer` that this program sets itself, and why."""
+HEADS_OF_MANY_PROPERTIES = ("tensor", "pseudoscalar", "atom_classification")
 _MAX_TIME = re.compile(r"^\d+:\d\d:\d\d:\d\d$")
 
 
@@ -66,16 +67,6 @@ class TaskConfig(Config):
     @classmethod
     def _known(cls, value: str) -> str:
         return get_property(value).name
-
-    @model_validator(mode="before")
-    @classmethod
-    def _head_reads_property(cls, data: Any) -> Any:
-        """A head of many properties reads its task's unless it says otherwise: `head: {kind: tensor}` is enough."""
-        if isinstance(data, dict) and isinstance(data.get("head"), dict) and isinstance(data.get("property"), str):
-            head = data["head"]
-            if head.get("kind") in ("tensor", "pseudoscalar", "atom_classification") and "property_name" not in head:
-                return {**data, "head": {**head, "property_name": data["property"]}}
-        return data
 
 
 class ModelSection(Config):
@@ -254,7 +245,7 @@ def load_recipe(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
         InputError: Every problem, with its path.
     """
     data = apply_overrides(resolve_extends(recipe, search=recipes_dir()), overrides)
-    checked = validate(Recipe, data, where=f"recipe '{recipe}'")
+    checked = validate(Recipe, _with_head_properties(data), where=f"recipe '{recipe}'")
     datasets = {name: _with_absolute_paths(config) for name, config in checked.data.items()}
     return checked.model_copy(update={"data": datasets})
 
@@ -264,6 +255,21 @@ def recipe_name(recipe: str | Path) -> str:
     path = Path(recipe)
     parts = (path.stem,) if path.is_absolute() or path.suffix else path.parts
     return "-".join(part for part in parts if part not in (".", ".."))
+
+
+def _with_head_properties(data: dict[str, Any]) -> dict[str, Any]:
+    """A head of many properties reads its task's unless it says otherwise: `head: {kind: tensor}` is enough."""
+    tasks = data.get("tasks")
+    if not isinstance(tasks, dict):
+        return data
+    filled = {}
+    for name, task in tasks.items():
+        filled[name] = task
+        if isinstance(task, dict) and isinstance(task.get("head"), dict) and "property" in task:
+            head = task["head"]
+            if head.get("kind") in HEADS_OF_MANY_PROPERTIES:
+                filled[name] = {**task, "head": {"property_name": task["property"], **head}}
+    return {**data, "tasks": filled}
 
 
 def _with_absolute_paths(config: DatasetConfig) -> DatasetConfig:
