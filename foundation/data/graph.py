@@ -88,7 +88,7 @@ def build_graph(
     total_charge: float,
     spin_multiplicity: int,
     cell: ArrayLike | None = None,
-    pbc: ArrayLike = False,
+    pbc: Sequence[bool] | np.ndarray | bool = False,
     targets: Mapping[str, ArrayLike] | None = None,
     level_index: int = 0,
     dataset_index: int = 0,

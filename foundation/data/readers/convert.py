@@ -61,7 +61,7 @@ class Converter:
                 continue
             if field.drop_above is not None and np.nanmax(np.abs(raw), initial=0.0) > field.drop_above:
                 return None
-            targets[name] = raw * self._factors[name] * _convention_factor(frame, field, cell)
+            targets[name] = np.asarray(raw * self._factors[name] * _convention_factor(frame, field, cell))
         return Record(
             positions=positions,
             atomic_numbers=np.asarray(frame.atomic_numbers, dtype=np.int64),
