@@ -257,6 +257,8 @@ def test_elements_and_levels_move_by_meaning_not_by_row(make_model: MakeModel) -
     model = make_model(heads, elements=(1, 3, 8, 9), levels=("new", "PBE"), seed=2)
     ours, theirs = model.backbone.conditioning, source.backbone.conditioning
     fresh = ours.element[1].clone()
+    source.scaling.provenance = {"PBE": "ridge", "CCSD": "ridge"}
+    model.scaling.provenance = {"new": "given", "PBE": "to be replaced"}
     report = initialise_from(model, source)
     assert torch.equal(ours.element[[0, 2, 4]], theirs.element[[0, 2, 3]])  # H, O, hidden
     assert torch.equal(ours.element[1], fresh)  # Li
@@ -265,6 +267,7 @@ def test_elements_and_levels_move_by_meaning_not_by_row(make_model: MakeModel) -
     assert references[0, 1] == -10.0  # level 'new' keeps what its own data gave
     assert references[1, 8] == source.scaling.references("energy")[0, 8]
     assert references[1, 3] == -31.0  # Li, which the source never saw, keeps what the new data gave
+    assert model.scaling.provenance == {"new": "given", "PBE": "ridge (of the model that this one started from)"}
     assert report.new_elements == (3, 9)
     assert report.new_levels == ("new",)
     moved = {one.name: one for one in report.extended}["heads.mask.readout.outer.bias"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -328,10 +329,10 @@ def test_stress_is_written_in_ases_order(model: FoundationModel, tmp_path: Path)
         ("x.smi", "", "holds no structures"),
         ("x.csv", "a,b\n1,2\n", "no column 'smiles'; columns: a, b"),
         ("x.xyz", "1\n\nH 0 0 0\n", "total charge is not stated"),
-        ("x.xyz", "3\n\nH 0 0 0\n", "not readable as extxyz"),
-        ("x.sdf", "nonsense\n\n\n$$$$\n", "not a valid molecule block"),
-        ("x.cif", "nonsense", "x.cif"),
-        ("x.db", "nonsense", "not readable as an ASE database"),
+        ("x.xyz", "3\n\nH 0 0 0\n", "ends within the frame"),
+        ("x.sdf", "nonsense\n\n\n$$$$\n", "RDKit cannot read this molecule"),
+        ("x.cif", "data_x\n_cell_length_a 3\n", "cannot make a structure"),
+        ("x.db", "nonsense", "ASE cannot read this database"),
         ("x.pdb", "x", "kind of file '.pdb'"),
     ],
 )
@@ -342,6 +343,19 @@ def test_bad_files_are_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=message):
         predict_files(model, [tmp_path / name], out=tmp_path / "out.json")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_compressed_files_are_read(model: FoundationModel, tmp_path: Path) -> None:
+    (tmp_path / "in.smi.gz").write_bytes(gzip.compress(b"O water\n"))
+    [prediction] = predict_files(model, [tmp_path / "in.smi.gz"], out=tmp_path / "out.csv")
+    assert prediction.structure.name == "water"
+
+
+@pytest.mark.parametrize("name", ["missing.smi", "missing.db"])
+def test_a_missing_file_is_named_and_not_made(model: FoundationModel, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: no such file"):
+        predict_files(model, [tmp_path / name], out=tmp_path / "out.csv")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("out", "message"), [("out.pdf", "kind of file"), ("none/out.json", "no such folder")])

@@ -155,6 +155,10 @@ def initialise_from(
     except InputError:
         model.load_state_dict(before)
         raise
+    if "scaling.references_energy" in carried:
+        for level in set(model.config.levels) & set(source.config.levels):
+            how = source.scaling.provenance.get(level, "not stated")
+            model.scaling.provenance[level] = f"{how} (of the model that this one started from)"
     return InitReport(
         loaded=tuple(loaded),
         extended=tuple(extended),

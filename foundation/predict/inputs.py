@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-import ase.io
 from ase import Atoms
-from ase.db import connect
-from rdkit import Chem, rdBase
+from rdkit import Chem
 
+from foundation.data.files import DataFile, Format
+from foundation.data.readers.ase_files import read_ase_frames
+from foundation.data.readers.cif import read_cif_frames
+from foundation.data.readers.extxyz import read_extxyz_frames
+from foundation.data.readers.molecule import quiet
+from foundation.data.readers.open_file import open_binary, open_text
+from foundation.data.readers.record import RawFrame
 from foundation.errors import InputError
-from foundation.predict.structures import Structure, from_atoms, from_molecule, from_smiles
+from foundation.predict.structures import Structure, from_atoms, from_frame, from_molecule, from_smiles
 
 Input = Atoms | Chem.Mol | str
 """ASE atoms, an RDKit molecule, or SMILES."""
@@ -49,7 +54,7 @@ def read_structures(
 
     Args:
         paths: `.smi`, `.csv` (a column `smiles`, and `name` if there is one), `.sdf`, `.mol`, `.xyz`, `.extxyz`,
-            `.cif`, `.db`.
+            `.cif`, `.db`, `.traj`; all but the last two also compressed (`.gz`, `.xz`, `.bz2`).
         charge: Total charge of every structure, e; needed where the file does not say.
         spin: Multiplicity 2S+1 of every structure; needed where the file does not say.
 
@@ -58,15 +63,13 @@ def read_structures(
     """
     structures: list[Structure] = []
     for path in paths:
-        reader = _READERS.get(path.suffix.lower())
+        kind = path.with_suffix("").suffix if path.suffix.lower() in _COMPRESSIONS else path.suffix
+        reader = _READERS.get(kind.lower())
         if reader is None:
-            raise InputError(f"{path}: kind of file '{path.suffix}'; allowed: {', '.join(sorted(_READERS))}")
+            raise InputError(f"{path}: kind of file '{kind}'; allowed: {', '.join(_READERS)}")
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        try:
-            found = _collect(reader(path, charge, spin))
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not a text file: {error}") from error
+        found = _collect(reader(path, charge, spin))
         if not found:
             raise InputError(f"{path}: holds no structures")
         structures += found
@@ -74,6 +77,8 @@ def read_structures(
 
 
 Builder = Callable[[], Structure]
+Reader = Callable[[Path, int | float | None, int | None], Iterator[Builder]]
+Frames = Callable[[DataFile], Iterator[RawFrame]]
 
 
 def _collect(builders: Iterator[Builder]) -> list[Structure]:
@@ -97,7 +102,7 @@ def _title(molecule: Chem.Mol) -> str:
 
 
 def _read_smiles(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
-    with path.open(encoding="utf-8") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             words = line.split(maxsplit=1)
             if not words or words[0].startswith("#"):
@@ -109,7 +114,7 @@ def _read_smiles(path: Path, charge: int | float | None, spin: int | None) -> It
 
 
 def _read_csv(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(path, encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         columns = {column.strip().lower(): column for column in rows.fieldnames or () if column}
         if "smiles" not in columns:
@@ -124,69 +129,44 @@ def _read_csv(path: Path, charge: int | float | None, spin: int | None) -> Itera
 
 
 def _read_sdf(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
-    with rdBase.BlockLogs():
-        try:
-            supplier = Chem.SDMolSupplier(str(path), removeHs=False)
-            molecules = enumerate(supplier, start=1)
-        except OSError as error:
-            raise InputError(f"{path}: not readable as SDF: {error}") from error
-        for number, molecule in molecules:
+    with open_binary(path) as stream, quiet():
+        for number, molecule in enumerate(Chem.ForwardSDMolSupplier(stream, removeHs=False), start=1):
             yield lambda molecule=molecule, number=number: _checked_molecule(
                 molecule, number=number, where=f"{path}, molecule {number}", charge=charge, spin=spin
             )
-
-
-def _read_mol(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
-    with rdBase.BlockLogs():
-        molecule = Chem.MolFromMolFile(str(path), removeHs=False)
-    yield lambda: _checked_molecule(molecule, number=1, where=str(path), charge=charge, spin=spin)
 
 
 def _checked_molecule(
     molecule: Chem.Mol | None, *, number: int, where: str, charge: int | float | None, spin: int | None
 ) -> Structure:
     if molecule is None:
-        raise InputError(f"{where}: not a valid molecule block (RDKit can neither parse nor sanitise it)")
+        raise InputError(f"{where}: RDKit cannot read this molecule (or its valences are impossible)")
     return from_molecule(molecule, name=_title(molecule) or str(number), where=where, charge=charge, spin=spin)
 
 
-def _read_with_ase(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
-    kind = "cif" if path.suffix.lower() == ".cif" else "extxyz"
-    try:
-        frames = ase.io.read(path, index=":", format=kind)
-    except (OSError, ValueError, KeyError, IndexError, AssertionError, RuntimeError) as error:
-        raise InputError(f"{path}: not readable as {kind}: {error or type(error).__name__}") from error
-    assert isinstance(frames, list)
-    for number, atoms in enumerate(frames):
-        yield lambda atoms=atoms, number=number: from_atoms(
-            atoms, name=str(number), where=f"{path}, structure {number}", charge=charge, spin=spin
-        )
+def _from_frames(frames: Frames, data_format: Format) -> Reader:
+    """Make a reader of structures from one of frames that the training data are read with, too."""
+
+    def read(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
+        file = DataFile(path=path, format=data_format, split=None, sha256=None)
+        for number, frame in enumerate(frames(file)):
+            yield lambda frame=frame, number=number: from_frame(frame, name=str(number), charge=charge, spin=spin)
+
+    return read
 
 
-def _read_database(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
-    try:
-        rows = list(connect(path, type="db", append=True).select())
-    except (OSError, ValueError, KeyError, sqlite3.Error) as error:
-        raise InputError(f"{path}: not readable as an ASE database: {error}") from error
-    for row in rows:
-        yield lambda row=row: from_atoms(
-            row.toatoms(),
-            name=str(row.id),
-            where=f"{path}, row {row.id}",
-            charge=charge,
-            spin=spin,
-            info=row.key_value_pairs,
-        )
-
-
-_READERS: dict[str, Callable[[Path, int | float | None, int | None], Iterator[Builder]]] = {
+_read_extxyz = _from_frames(partial(read_extxyz_frames, limit=None), "extxyz")
+_read_cif = _from_frames(partial(read_cif_frames, limit=None), "cif")
+_read_ase = _from_frames(partial(read_ase_frames, limit=None), "ase")
+_READERS: dict[str, Reader] = {
     ".smi": _read_smiles,
-    ".smiles": _read_smiles,
     ".csv": _read_csv,
     ".sdf": _read_sdf,
-    ".mol": _read_mol,
-    ".xyz": _read_with_ase,
-    ".extxyz": _read_with_ase,
-    ".cif": _read_with_ase,
-    ".db": _read_database,
+    ".mol": _read_sdf,
+    ".xyz": _read_extxyz,
+    ".extxyz": _read_extxyz,
+    ".cif": _read_cif,
+    ".db": _read_ase,
+    ".traj": _read_ase,
 }
+_COMPRESSIONS = (".gz", ".xz", ".bz2")

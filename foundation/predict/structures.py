@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from jaxtyping import Bool, Float, Int
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import Descriptors
 
 from foundation.data.conformers import ConformerConfig, embed_molecule
 from foundation.data.graph import AtomGraph, build_graph
+from foundation.data.readers.molecule import quiet
+from foundation.data.readers.record import RawFrame
 from foundation.errors import InputError
 
 CHARGE_KEYS = ("total_charge", "charge")
@@ -127,6 +129,29 @@ def charge_and_spin(
     return found_charge, int(found_spin)
 
 
+def from_frame(frame: RawFrame, *, name: str, charge: int | float | None = None, spin: int | None = None) -> Structure:
+    """Take what a reader found in a file; charge and spin from the arguments or from the file's own keys.
+
+    Raises:
+        InputError: Charge or spin is stated nowhere or contradictorily.
+    """
+    assert (frame.length_unit, frame.cell_unit) == ("Å", "Å"), "the formats that are predicted for are in Å"
+    total_charge, multiplicity = charge_and_spin(frame.values, charge=charge, spin=spin, where=frame.where)
+    return Structure(
+        positions=frame.positions,
+        atomic_numbers=frame.atomic_numbers,
+        cell=frame.cell if any(frame.pbc) else None,
+        pbc=np.array(frame.pbc, dtype=bool),
+        total_charge=total_charge,
+        spin_multiplicity=multiplicity,
+        name=name,
+        smiles=None,
+        molecule=None,
+        notes=(),
+        where=frame.where,
+    )
+
+
 def from_atoms(
     atoms: Atoms,
     *,
@@ -134,16 +159,13 @@ def from_atoms(
     where: str,
     charge: int | float | None = None,
     spin: int | None = None,
-    info: Mapping[str, Any] | None = None,
 ) -> Structure:
-    """Take ASE atoms; charge and spin from the arguments or from `info` (by default `atoms.info`).
+    """Take ASE atoms; charge and spin from the arguments or from `atoms.info`.
 
     Raises:
         InputError: Charge or spin is stated nowhere or contradictorily.
     """
-    total_charge, multiplicity = charge_and_spin(
-        atoms.info if info is None else info, charge=charge, spin=spin, where=where
-    )
+    total_charge, multiplicity = charge_and_spin(atoms.info, charge=charge, spin=spin, where=where)
     return Structure(
         positions=np.array(atoms.get_positions(), dtype=np.float64),
         atomic_numbers=np.array(atoms.get_atomic_numbers(), dtype=np.int64),
@@ -167,7 +189,7 @@ def from_smiles(
     Raises:
         InputError: It cannot be parsed or embedded, or charge or spin contradict it.
     """
-    with rdBase.BlockLogs():
+    with quiet():
         molecule = Chem.MolFromSmiles(smiles)
     if molecule is None:
         raise InputError(f"{where}: SMILES '{smiles}' cannot be parsed")
@@ -193,7 +215,7 @@ def from_molecule(
     )
     assert total_charge is not None
     smiles = Chem.MolToSmiles(Chem.RemoveHs(molecule))
-    with rdBase.BlockLogs():
+    with quiet():
         complete, notes = _with_geometry(molecule, where=where)
     return Structure(
         positions=np.array(complete.GetConformer().GetPositions(), dtype=np.float64),

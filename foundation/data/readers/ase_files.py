@@ -17,11 +17,16 @@ from foundation.data.files import DataFile
 from foundation.data.readers.record import RawFrame
 from foundation.errors import InputError
 
-__all__ = ["read_ase"]
+__all__ = ["read_ase", "read_ase_frames"]
 
 
 def read_ase(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
-    """Yield the structures of a .db or .traj file; errors count database rows by their id, frames from 0.
+    """Yield the structures of a .db or .traj file; see `read_ase_frames`."""
+    yield from read_ase_frames(file, limit=dataset.limit)
+
+
+def read_ase_frames(file: DataFile, *, limit: int | None) -> Iterator[RawFrame]:
+    """Yield the first structures of a .db or .traj file; errors count database rows by their id, frames from 0.
 
     Calculated results, key-value pairs, `data` and further arrays are found under ASE's names; a stress in Voigt form
     is given as the 3×3 that ASE defines it to be.
@@ -31,7 +36,7 @@ def read_ase(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
     """
     rows = _database_rows(file.path) if file.path.suffix.lower() == ".db" else _trajectory_frames(file.path)
     for count, (where, atoms, values) in enumerate(rows):
-        if dataset.limit is not None and count >= dataset.limit:
+        if limit is not None and count >= limit:
             return
         if np.shape(values.get("stress")) == (6,):
             values["stress"] = voigt_6_to_full_3x3_stress(np.asarray(values["stress"]))

@@ -15,13 +15,18 @@ from foundation.data.readers.open_file import open_binary
 from foundation.data.readers.record import RawFrame
 from foundation.errors import InputError
 
-__all__ = ["read_cif"]
+__all__ = ["read_cif", "read_cif_frames"]
 
 _OCCUPANCY = "_atom_site_occupancy"
 
 
 def read_cif(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
-    """Yield the structures of a file.
+    """Yield the structures of a file."""
+    yield from read_cif_frames(file, limit=dataset.limit)
+
+
+def read_cif_frames(file: DataFile, *, limit: int | None) -> Iterator[RawFrame]:
+    """Yield the first structures of a file.
 
     Raises:
         InputError: ASE cannot read it, or sites are partly occupied: there is no one structure then.
@@ -32,7 +37,7 @@ def read_cif(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
         blocks = list(parse_cif(content))
     except Exception as error:  # ASE's parser raises whatever its regular expressions run into
         raise InputError(f"{file.path}: not a CIF file: {error}") from error
-    for block in blocks[: dataset.limit]:
+    for block in blocks[:limit]:
         where = f"{file.path}: block '{block.name}'"
         occupancies = block.get(_OCCUPANCY)
         if occupancies is not None and (np.asarray(occupancies, dtype=float) < 1.0).any():
