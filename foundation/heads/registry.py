@@ -13,6 +13,7 @@ from foundation.heads.base import Head
 from foundation.heads.charges import ChargesConfig, ChargesHead
 from foundation.heads.denoising import DenoisingConfig, DenoisingHead
 from foundation.heads.energy import EnergyConfig, EnergyHead
+from foundation.heads.invariant import InvariantConfig, InvariantHead
 from foundation.heads.masked_atom import MaskedAtomConfig, MaskedAtomHead
 from foundation.heads.pseudoscalar import PseudoscalarConfig, PseudoscalarHead
 from foundation.heads.tensor import TensorConfig, TensorHead
@@ -25,6 +26,7 @@ HeadConfig = Annotated[
     | TensorConfig
     | AtomClassificationConfig
     | PseudoscalarConfig
+    | InvariantConfig
     | DenoisingConfig
     | MaskedAtomConfig,
     Field(discriminator="kind"),
@@ -50,6 +52,8 @@ def build_head(config: HeadConfig, layout: FeatureLayout, *, num_elements: int) 
                 return AtomClassificationHead(config, layout)
             case PseudoscalarConfig():
                 return PseudoscalarHead(config, layout)
+            case InvariantConfig():
+                return InvariantHead(config, layout)
             case DenoisingConfig():
                 return DenoisingHead(config, layout)
             case MaskedAtomConfig():
@@ -76,6 +80,8 @@ def _readable(prop: Property) -> dict[str, HeadConfig]:
         heads["atom_classification"] = AtomClassificationConfig(property_name=base.name)
     if base.name != "energy" and base.level in ("graph", "atom"):
         heads["tensor"] = TensorConfig(property_name=base.name)
+    if base.name != "energy" and base.level == "graph" and base.form == "scalar":
+        heads["invariant"] = InvariantConfig(property_name=base.name)
     return heads
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from foundation.errors import InputError
 from foundation.heads import HeadConfig, check_head, default_head
 from foundation.heads.atom_classification import AtomClassificationConfig
+from foundation.heads.invariant import InvariantConfig
 from foundation.heads.pseudoscalar import PseudoscalarConfig
 from foundation.heads.tensor import TensorConfig
 from foundation.properties import get_property
@@ -57,5 +58,5 @@ def _property_of(objective: ObjectiveConfig) -> str:
 
 
 def _name(head: HeadConfig) -> str:
-    named_by_property = isinstance(head, TensorConfig | PseudoscalarConfig | AtomClassificationConfig)
+    named_by_property = isinstance(head, TensorConfig | PseudoscalarConfig | InvariantConfig | AtomClassificationConfig)
     return head.property_name if named_by_property else head.kind
