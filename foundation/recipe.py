@@ -42,7 +42,7 @@ OWN_TRAINER_ARGUMENTS = {
     "inference_mode": "forces need gradients during validation",
 }
 """Arguments of `lightning.Trainer` that this program sets itself, and why."""
-HEADS_OF_MANY_PROPERTIES = ("tensor", "pseudoscalar", "atom_classification")
+HEADS_OF_MANY_PROPERTIES = ("tensor", "pseudoscalar", "invariant", "atom_classification")
 _MAX_TIME = re.compile(r"^\d+:\d\d:\d\d:\d\d$")
 
 
