@@ -10,11 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from foundation.config import Config, load_yaml, merge, nearest, validate
 from foundation.data.conformers import ConformerConfig
-from foundation.data.fields import LabelField, NumberField, PropertyName, check_labels
+from foundation.data.fields import LabelField, LabelOverride, NumberField, PropertyName, check_labels
 from foundation.data.files import (
     PACKAGE_PREFIX,
     DataFile,
@@ -27,6 +28,7 @@ from foundation.data.files import (
 from foundation.data.layout import ArraysConfig, Download, GroupConfig, IsolatedAtomsConfig
 from foundation.data.splits import SplitConfig
 from foundation.errors import InputError
+from foundation.properties import PROPERTIES
 from foundation.resources import data_cards_dir
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
 
 Charge = float | NumberField | Literal["formal"]
 Spin = int | NumberField | Literal["formal"]
+_KNOWN_PROPERTIES: JsonDict = {"propertyNames": {"enum": sorted(PROPERTIES)}}
 
 
 class _Facts(Config):
@@ -63,17 +66,10 @@ class _Facts(Config):
     level_of_theory: str | None = None
     charge: Charge | None = None
     spin: Spin | None = None
-    properties: dict[PropertyName, LabelField] | None = None
     isolated_atoms: IsolatedAtomsConfig | None = None
     group: GroupConfig | None = None
     split: SplitConfig | None = None
     limit: int | None = Field(default=None, ge=1)
-
-    @field_validator("properties")
-    @classmethod
-    def _check_labels(cls, value: dict[str, LabelField] | None) -> dict[str, LabelField] | None:
-        check_labels(value or {})
-        return value
 
 
 class DatasetConfig(_Facts):
@@ -101,10 +97,34 @@ class DatasetConfig(_Facts):
     """
 
     card: str | None = None
+    properties: dict[PropertyName, LabelOverride] | None = Field(default=None, json_schema_extra=_KNOWN_PROPERTIES)
     weight: float | None = Field(default=None, gt=0)
 
+    @model_validator(mode="after")
+    def _check_labels(self) -> DatasetConfig:
+        """Without a card the labels are complete and can be checked where the recipe is read."""
+        if self.card is None and self.properties is not None:
+            keyless = [name for name, field in self.properties.items() if field.key is None]
+            if keyless:
+                raise InputError([f"properties: {name}: key: missing; it has to be given" for name in keyless])
+            labels = {name: LabelField(**field.model_dump()) for name, field in self.properties.items()}
+            check_labels(labels)
+        return self
 
-class DataCard(_Facts):
+
+class _Labelled(_Facts):
+    """Facts whose labels are complete."""
+
+    properties: dict[PropertyName, LabelField] | None = Field(default=None, json_schema_extra=_KNOWN_PROPERTIES)
+
+    @field_validator("properties")
+    @classmethod
+    def _check_labels(cls, value: dict[str, LabelField] | None) -> dict[str, LabelField] | None:
+        check_labels(value or {})
+        return value
+
+
+class DataCard(_Labelled):
     """A file in data_cards/: the facts of a `DatasetConfig` and where they come from.
 
     Attributes:
@@ -192,9 +212,9 @@ def resolve(config: DatasetConfig, *, name: str | None = None) -> ResolvedDatase
     card = {} if config.card is None else _card_facts(config.card)
     own = config.model_dump(mode="json", exclude_unset=True, exclude={"card", "weight"})
     own = {key: value for key, value in own.items() if value is not None}
-    facts = merge({key: value for key, value in card.items() if key in _Facts.model_fields}, own)
+    facts = merge({key: value for key, value in card.items() if key in _Labelled.model_fields}, own)
     facts |= {key: own[key] for key in ("source", "isolated_atoms", "group") if key in own}
-    checked = validate(_Facts, facts, where=f"data '{called}'")
+    checked = validate(_Labelled, facts, where=f"data '{called}'")
     _check_complete(checked, called)
     assert checked.source is not None and checked.level_of_theory is not None  # noqa: PT018
     assert checked.charge is not None and checked.spin is not None and checked.properties is not None  # noqa: PT018
@@ -244,7 +264,7 @@ def _card_facts(name: str) -> dict[str, Any]:
     raise InputError(f"no card '{name}'{hint}; shipped cards: {', '.join(card_names())}; or a path that ends in .yaml")
 
 
-def _check_complete(facts: _Facts, called: str) -> None:
+def _check_complete(facts: _Labelled, called: str) -> None:
     wanted = {
         "source": "the file or files",
         "level_of_theory": "for example PBE/def2-SVP",

@@ -16,7 +16,16 @@ from foundation.errors import InputError
 from foundation.properties import PROPERTIES, get_property
 from foundation.units import conversion_factor
 
-__all__ = ["Convention", "KeyField", "LabelField", "NumberField", "PropertyName", "UnitField", "check_labels"]
+__all__ = [
+    "Convention",
+    "KeyField",
+    "LabelField",
+    "LabelOverride",
+    "NumberField",
+    "PropertyName",
+    "UnitField",
+    "check_labels",
+]
 
 Convention = Literal["gradient", "virial", "compression_positive", "per_atom", "transposed"]
 """`gradient`: forces stored as dE/dr. `virial`: stress stored as -V·stress, an energy. `compression_positive`: stress
@@ -68,8 +77,8 @@ class UnitField(KeyField):
     unit: str = Field(min_length=1)
 
 
-class LabelField(KeyField):
-    """A label of a file.
+class LabelOverride(Config):
+    """What a recipe changes of a card's label; without a card `key` and unit have to be given.
 
     Attributes:
         key: Its name in the file: an info or array key, a column, an SD field.
@@ -82,6 +91,7 @@ class LabelField(KeyField):
         drop_above: Structures with a larger absolute component, in `unit`, are left out and counted.
     """
 
+    key: str | None = Field(default=None, min_length=1)
     unit: str | None = None
     convention: Convention | None = None
     components: tuple[Component, ...] | None = None
@@ -91,12 +101,18 @@ class LabelField(KeyField):
     drop_above: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
-    def _check_components(self) -> LabelField:
+    def _check_components(self) -> LabelOverride:
         if self.components is not None:
             distinct = {"".join(sorted(component)) for component in self.components}
             if len(self.components) != 6 or len(distinct) != 6:
                 raise InputError(f"components {list(self.components)}; allowed: xx, yy, zz, yz, xz, xy in some order")
         return self
+
+
+class LabelField(LabelOverride):
+    """A label of a file; attributes as in `LabelOverride`, `key` being given."""
+
+    key: str = Field(min_length=1)  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
 
 
 def file_unit_factor(name: str, field: LabelField) -> float:

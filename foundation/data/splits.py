@@ -214,7 +214,9 @@ def _given(config: SplitConfig, given: Sequence[str | None], where: str) -> dict
     return parts
 
 
-def _first(pool: list[int], size: float | None, random: np.random.Generator | None, part: str, where: str) -> list[int]:
+def _first(
+    pool: list[int], size: int | float | None, random: np.random.Generator | None, part: str, where: str
+) -> list[int]:
     if size is None:
         return pool
     count = round(size * len(pool)) if isinstance(size, float) else int(size)

@@ -82,7 +82,7 @@ class Converter:
             raise InputError(f"{frame.where}: positions hold NaN or infinite values")
         pbc = frame.pbc
         if self._dataset.pbc is not None:
-            pbc = (self._dataset.pbc,) * 3
+            pbc = (self._dataset.pbc, self._dataset.pbc, self._dataset.pbc)
         if not any(pbc):
             return positions, None, (False, False, False)
         if frame.cell is None:
@@ -130,7 +130,7 @@ def _label(frame: RawFrame, name: str, field: LabelField, prop: Property) -> np.
     if prop.level == "atom" and frame.kept_atoms is not None and len(array) == len(frame.kept_atoms):
         array = array[frame.kept_atoms]
     array = _shaped(array, field, prop, num_atoms=len(frame.atomic_numbers), where=where)
-    finite = np.isfinite(array)
+    finite = np.asarray(np.isfinite(array))
     if not finite.all():
         missing = np.isnan(array).reshape(len(array) if prop.level == "atom" else 1, -1).all(axis=1)
         rows = finite.reshape(len(missing), -1).all(axis=1)

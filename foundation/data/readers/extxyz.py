@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import TextIO
+from io import TextIOWrapper
 
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
@@ -52,7 +52,7 @@ def read_extxyz_frames(file: DataFile, *, limit: int | None) -> Iterator[RawFram
             index += 1
 
 
-def _read_frame(stream: TextIO, where: str, split: str | None) -> RawFrame | None:
+def _read_frame(stream: TextIOWrapper, where: str, split: str | None) -> RawFrame | None:
     line = stream.readline()
     while line and not line.strip():
         line = stream.readline()
@@ -185,9 +185,9 @@ def _cell(info: dict[str, object], where: str) -> np.ndarray | None:
 def _pbc(value: object, has_cell: bool, where: str) -> tuple[bool, bool, bool]:
     """As stated, else periodic exactly if there is a lattice, as the format defines."""
     if value is None:
-        return (has_cell,) * 3
+        return (has_cell, has_cell, has_cell)
     if isinstance(value, bool):
-        return (value,) * 3
+        return (value, value, value)
     words = str(value).replace(",", " ").split()
     if len(words) != 3 or not all(word in _TRUE | _FALSE for word in words):
         raise InputError(f"{where}: pbc={value!r}; allowed: three of T and F")

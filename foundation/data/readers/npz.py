@@ -88,7 +88,7 @@ def _read_part(
             positions=positions[index][kept],
             atomic_numbers=row[kept],
             cell=cell,
-            pbc=(cell is not None,) * 3,
+            pbc=(True, True, True) if cell is not None else (False, False, False),
             length_unit=arrays.positions.unit,
             cell_unit="Å" if arrays.cell is None else arrays.cell.unit,
             values={key: column[index] for key, column in columns.items()},

@@ -9,8 +9,9 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, cast
 
 from foundation.data.files import DataFile
 from foundation.errors import InputError
@@ -21,14 +22,14 @@ _OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
 @contextmanager
-def open_text(path: Path, *, encoding: str = "utf-8") -> Iterator[TextIO]:
+def open_text(path: Path, *, encoding: str = "utf-8") -> Iterator[TextIOWrapper]:
     """Open as text; the ending .gz, .xz or .bz2 decides the compression.
 
     Raises:
         InputError: The file is missing, broken or not text.
     """
     opener = _OPENERS.get(path.suffix.lower(), open)
-    with _faults_named(path), cast(TextIO, opener(path, "rt", encoding=encoding, newline="")) as stream:
+    with _faults_named(path), cast(TextIOWrapper, opener(path, "rt", encoding=encoding, newline="")) as stream:
         yield stream
 
 

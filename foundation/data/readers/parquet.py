@@ -67,7 +67,7 @@ def _array_rows(file: DataFile, dataset: ResolvedDataset, arrays: ArraysConfig) 
             positions=_matrix(values[arrays.positions.key], where, arrays.positions.key),
             atomic_numbers=np.asarray(values[arrays.atomic_numbers.key], dtype=np.int64).reshape(-1),
             cell=cell,
-            pbc=(cell is not None,) * 3,
+            pbc=(True, True, True) if cell is not None else (False, False, False),
             length_unit=arrays.positions.unit,
             cell_unit="Å" if arrays.cell is None else arrays.cell.unit,
             values=values,

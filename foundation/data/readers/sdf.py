@@ -35,15 +35,12 @@ def read_sdf(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
         for number in range(1, 1 + (dataset.limit or 2**62)):
             where = f"{file.path}: record {number}"
             with quiet():
-                mol = next(supplier, _END)
-            if mol is _END:
-                return
+                if supplier.atEnd():
+                    return
+                mol = next(supplier)
             if mol is None or mol.GetNumAtoms() == 0:
                 raise InputError(f"{where}: RDKit cannot read this molecule (or its valences are impossible)")
             yield from _frames(mol, keys, dataset, split=file.split, where=where)
-
-
-_END = object()
 
 
 def _frames(
