@@ -7,8 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from safetensors.torch import load_file, save_file
 
 from foundation.checkpoint import CardInfo, initialise_from, load, save_model
@@ -163,8 +165,12 @@ def test_a_stored_model_of_every_format_version_still_loads(repository: Path) ->
     for version in range(1, FORMAT_VERSION + 1):
         directory = repository / "tests" / "stored_models" / f"format_{version}"
         expected = json.loads((directory / "expected.json").read_text())
-        prediction = load(directory).predict(expected["smiles"])
-        assert float(prediction.values["energy"]) == pytest.approx(expected["energy"], abs=1e-4)
+        atoms = Atoms(expected["atomic_numbers"], expected["positions"])
+        found = load(directory).predict(atoms, charge=expected["total_charge"], spin=expected["spin_multiplicity"])
+        assert found.values.keys() == expected["values"].keys()
+        for name, value in expected["values"].items():
+            largest = np.abs(value).max()
+            np.testing.assert_allclose(found.values[name], value, rtol=1e-5, atol=1e-5 * largest, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def write_card(model: FoundationModel, path: Path, *, info: CardInfo) -> None:
         _errors(info.evaluation),
         _training(info.summary),
         _reference_energies(model),
-        "## Limits\n\nThe errors above hold for data like those it was trained on. It refuses elements that it has "
+        "## Limits\n\nStated errors hold for data like those that it was tested on. It refuses elements that it has "
         "never seen, and does not know how sure it is of the rest: check energies and forces on a few structures of "
         "your own before you rely on them.",
     ]

@@ -81,6 +81,7 @@ def save_model(
         try:
             for name, state in states.items():
                 save_file({key: value.detach().cpu().clone() for key, value in state.items()}, staging / name)
+                (staging / name).chmod(0o644)  # safetensors leaves it to its owner alone
             config = CheckpointConfig(
                 format_version=FORMAT_VERSION,
                 foundation_version=version("foundation"),
