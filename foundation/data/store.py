@@ -27,7 +27,7 @@ from foundation.data.store_writer import FORMAT_VERSION, METADATA_FILE, TARGET_P
 from foundation.errors import InputError
 from foundation.properties import PROPERTIES
 
-_AXES = np.arange(3)
+_AXES = np.arange(3, dtype=np.uint8)
 _SCALARS = ("pbc", "total_charge", "spin_multiplicity")
 
 
@@ -199,7 +199,7 @@ class _Shard:
         ]
 
     def arrays(self, row: int) -> dict[str, np.ndarray]:
-        found = {name: column[row] for name, column in self._scalars}
+        found = {name: column[row : row + 1] for name, column in self._scalars}
         for name, values, offsets, present in self._lists:
             if present is None or present[row]:
                 found[name] = values[offsets.item(row) : offsets.item(row + 1)]
@@ -210,14 +210,14 @@ class _Shard:
         numbers = arrays["atomic_numbers"].astype(np.int64)
         num_atoms = len(numbers)
         cell = arrays["cell"].reshape(1, 3, 3).copy() if "cell" in arrays else np.zeros((1, 3, 3))
-        pbc = (int(arrays["pbc"]) >> _AXES) & 1 > 0
+        pbc = (arrays["pbc"][:, None] >> _AXES) & 1 > 0
         graph = AtomGraph()
         graph.positions = torch.from_numpy(arrays["positions"].reshape(-1, 3).copy())
         graph.atomic_numbers = torch.from_numpy(numbers)
         graph.cell = torch.from_numpy(cell)
-        graph.pbc = torch.from_numpy(pbc)[None]
-        graph.total_charge = torch.tensor([float(arrays["total_charge"])], dtype=torch.float64)
-        graph.spin_multiplicity = torch.tensor([int(arrays["spin_multiplicity"])])
+        graph.pbc = torch.from_numpy(pbc)
+        graph.total_charge = torch.from_numpy(arrays["total_charge"].astype(np.float64))
+        graph.spin_multiplicity = torch.from_numpy(arrays["spin_multiplicity"].astype(np.int64))
         graph.targets, graph.masks = {}, {}
         for column, name in self._target_columns.items():
             if column not in arrays:

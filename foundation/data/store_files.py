@@ -41,8 +41,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             with writing(path):
                 sync_folder(partial)
                 partial.chmod(0o755)
-                _rename(partial, path)
+                renamed = _rename(partial, path)
                 sync_folder(path.parent)
+        if not renamed:
+            raise FileExistsError(f"{path} exists")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -56,8 +58,6 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
         raise InputError(_explain(error, path)) from error
 
@@ -79,13 +79,15 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _rename(partial: Path, path: Path) -> None:
+def _rename(partial: Path, path: Path) -> bool:
+    """False if the place is taken."""
     try:
         partial.rename(path)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise FileExistsError(f"{path} exists") from error
+            return False
         raise
+    return True
 
 
 @contextlib.contextmanager
