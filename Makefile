@@ -23,6 +23,7 @@ INPUTS := pyproject.toml setup.py constraints.txt
 BASE := $(VENV)/.stamp-base
 TESTING := $(VENV)/.stamp-test
 DEVELOPING := $(VENV)/.stamp-dev
+QUICKSTART := runs/quickstart
 
 help: ## show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -48,6 +49,12 @@ $(DEVELOPING): $(TESTING)
 env: $(TESTING) ## the environment that the program and its tests need, in .venv
 
 env-dev: $(DEVELOPING) ## the same with linters and build tools
+
+quickstart: $(BASE) ## pretrain, fine-tune and evaluate on the data set that ships with the program
+	$(BIN)/foundation train recipes/quickstart.yaml --out $(QUICKSTART) --resume
+	$(BIN)/foundation evaluate $(QUICKSTART) gfn2 --split test
+	$(BIN)/foundation evaluate $(QUICKSTART) handedness --split test
+	@echo "Look at $(abspath $(QUICKSTART))/report.html"
 
 test: $(TESTING) ## all tests but those marked slow or gpu
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
