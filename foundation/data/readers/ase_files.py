@@ -38,7 +38,7 @@ def read_ase_frames(file: DataFile, *, limit: int | None) -> Iterator[RawFrame]:
     for count, (where, atoms, values) in enumerate(rows):
         if limit is not None and count >= limit:
             return
-        if np.shape(values.get("stress")) == (6,):
+        if "stress" in values and np.shape(values["stress"]) == (6,):
             values["stress"] = voigt_6_to_full_3x3_stress(np.asarray(values["stress"]))
         periodic = [bool(flag) for flag in atoms.pbc]
         yield RawFrame(
@@ -57,11 +57,10 @@ def read_ase_frames(file: DataFile, *, limit: int | None) -> Iterator[RawFrame]:
 
 def _database_rows(path: Path) -> Iterator[tuple[str, Atoms, dict[str, Any]]]:
     try:
-        with ase.db.connect(str(path), type="db", append=True) as database:
-            for row in database.select():
-                atoms = row.toatoms()
-                results = {} if atoms.calc is None else dict(atoms.calc.results)
-                yield f"{path}: row {row.id}", atoms, {**results, **row.key_value_pairs, **dict(row.data)}
+        for row in ase.db.connect(str(path), type="db").select():
+            atoms = row.toatoms()
+            results = {} if atoms.calc is None else dict(atoms.calc.results)
+            yield f"{path}: row {row.id}", atoms, {**results, **row.key_value_pairs, **dict(row.data)}
     except InputError:
         raise
     except Exception as error:  # ASE raises whatever sqlite3 and its decoders do

@@ -127,8 +127,9 @@ def _label(frame: RawFrame, name: str, field: LabelField, prop: Property) -> np.
         array = np.asarray(_class_number(value, field.classes, where))
     else:
         array = _numbers(value, where)
-    if prop.level == "atom" and frame.kept_atoms is not None and len(array) == len(frame.kept_atoms):
-        array = array[frame.kept_atoms]
+    kept = frame.kept_atoms
+    if prop.level == "atom" and kept is not None and array.shape[:1] == kept.shape:
+        array = array[kept]
     array = _shaped(array, field, prop, num_atoms=len(frame.atomic_numbers), where=where)
     finite = np.asarray(np.isfinite(array))
     if not finite.all():

@@ -34,10 +34,11 @@ def read_sdf(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
         supplier = Chem.ForwardSDMolSupplier(stream, sanitize=True, removeHs=False)
         for number in range(1, 1 + (dataset.limit or 2**62)):
             where = f"{file.path}: record {number}"
-            with quiet():
-                if supplier.atEnd():
-                    return
-                mol = next(supplier)
+            try:
+                with quiet():
+                    mol = next(supplier)
+            except StopIteration:
+                return
             if mol is None or mol.GetNumAtoms() == 0:
                 raise InputError(f"{where}: RDKit cannot read this molecule (or its valences are impossible)")
             yield from _frames(mol, keys, dataset, split=file.split, where=where)
