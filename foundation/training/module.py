@@ -103,7 +103,7 @@ class FoundationModule(LightningModule):
                 "trainer.strategy: got plain 'ddp', which hangs when a batch does not use every head; "
                 "allowed: ddp_find_unused_parameters_true"
             )
-        if stage == "fit" and self.trainer.fit_loop.epoch_loop.val_loop.inference_mode:
+        if stage == "validate" and self.trainer.validate_loop.inference_mode:
             raise InputError("trainer.inference_mode: got true; allowed: false (validation differentiates for forces)")
 
     def configure_callbacks(self) -> list[Callback]:

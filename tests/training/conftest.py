@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from foundation.backbones import EquivariantConfig
+from foundation.config import validate
+from foundation.data.card import DatasetConfig
 from foundation.data.graph import AtomGraph, build_graph, collate
+from foundation.data.module import GraphDataModule
 from foundation.data.neighbors import with_neighbors
+from foundation.data.sampler import BatchConfig
 from foundation.heads import default_head
 from foundation.model import FoundationModel, ModelConfig
 from foundation.scaling import fit_scaling
 
 CUTOFF = 3.0
 ELEMENTS = (1, 6, 8)
+SYMBOLS = {1: "H", 6: "C", 8: "O"}
 LEVEL = "Morse"
 PREDICTED = ("energy", "position_noise", "masked_element", "handedness")
 
@@ -86,5 +92,53 @@ def make_model(graphs: list[AtomGraph]) -> Callable[[], FoundationModel]:
         table = fit_scaling(graphs, properties=model.properties, levels=(LEVEL,), isolated_atoms={})
         model.prepare(table, collate(graphs[:8]))
         return model
+
+    return make
+
+
+def write_extxyz(path: Path, graphs: Sequence[AtomGraph], *, with_forces: bool) -> None:
+    """Write structures with their labels as a user would."""
+    lines = []
+    for graph in graphs:
+        energy = graph.targets["energy"].item()
+        columns = "species:S:1:pos:R:3" + (":force:R:3" if with_forces else "")
+        lines += [str(len(graph.positions)), f'Properties={columns} energy={energy!r} pbc="F F F"']
+        _, forces = morse(graph.positions.numpy())
+        rows = np.concatenate([graph.positions.numpy(), forces], axis=1) if with_forces else graph.positions.numpy()
+        for number, row in zip(graph.atomic_numbers.tolist(), rows.tolist(), strict=True):
+            lines.append(" ".join([SYMBOLS[number], *(repr(value) for value in row)]))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def make_data(graphs: list[AtomGraph], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], GraphDataModule]:
+    """A function that opens the same two data sets again and again: the first has forces, the second has not."""
+    folder = tmp_path_factory.mktemp("data")
+    parts = {"first": graphs[:16], "second": graphs[16:]}
+    datasets = {}
+    for name, part in parts.items():
+        path = folder / f"{name}.xyz"
+        write_extxyz(path, part, with_forces=name == "first")
+        properties: dict[str, dict[str, str]] = {"energy": {"key": "energy", "unit": "eV"}}
+        if name == "first":
+            properties["forces"] = {"key": "force", "unit": "eV/Å"}
+        facts = {
+            "source": str(path),
+            "format": "extxyz",
+            "level_of_theory": LEVEL,
+            "charge": 0,
+            "spin": 1,
+            "properties": properties,
+            "split": {"val": 4, "seed": 0, "by": "random"},
+        }
+        datasets[name] = validate(DatasetConfig, facts, where=name)
+
+    def make() -> GraphDataModule:
+        data = GraphDataModule(
+            datasets, cutoff=CUTOFF, batch=BatchConfig(max_structures=4), seed=5, cache_dir=folder / "cache"
+        )
+        data.prepare_data()
+        data.setup()
+        return data
 
     return make
