@@ -70,7 +70,7 @@ def save_model(
         InputError: The directory cannot be written.
     """
     directory = Path(directory)
-    states = {WEIGHTS_FILE: model.state_dict()}
+    states: dict[str, Mapping[str, Tensor]] = {WEIGHTS_FILE: model.state_dict()}
     if raw_state is not None:
         assert raw_state.keys() == model.state_dict().keys(), "raw and averaged weights have different names"
         states[RAW_WEIGHTS_FILE] = raw_state
