@@ -49,7 +49,7 @@ __all__ = [
 
 Charge = float | NumberField | Literal["formal"]
 Spin = int | NumberField | Literal["formal"]
-_KNOWN_PROPERTIES: JsonDict = {"propertyNames": {"enum": sorted(PROPERTIES)}}
+_KNOWN_PROPERTIES: JsonDict = {"propertyNames": {"enum": [*sorted(PROPERTIES)]}}
 
 
 class _Facts(Config):

@@ -85,7 +85,7 @@ def _bare_suffix(path: Path) -> str:
 
 
 def find_files(
-    source: Paths | Mapping[str, Paths],
+    source: Paths | Mapping[Literal["train", "val", "test"], Paths],
     *,
     stated: Format | None,
     checksums: Mapping[str, str],

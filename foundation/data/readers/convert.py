@@ -131,11 +131,10 @@ def _label(frame: RawFrame, name: str, field: LabelField, prop: Property) -> np.
     if prop.level == "atom" and kept is not None and array.shape[:1] == kept.shape:
         array = array[kept]
     array = _shaped(array, field, prop, num_atoms=len(frame.atomic_numbers), where=where)
-    finite = np.asarray(np.isfinite(array))
-    if not finite.all():
-        missing = np.isnan(array).reshape(len(array) if prop.level == "atom" else 1, -1).all(axis=1)
-        rows = finite.reshape(len(missing), -1).all(axis=1)
-        if not field.optional or not (missing | rows).all():
+    if not np.isfinite(array).all():
+        rows = array.reshape(len(array) if prop.level == "atom" else 1, -1)
+        missing = np.isnan(rows).all(axis=1)
+        if not field.optional or not (missing | np.isfinite(rows).all(axis=1)).all():
             raise InputError(f"{where} holds NaN or infinite values")
         if missing.all():
             return None
