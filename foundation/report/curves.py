@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
@@ -15,6 +15,7 @@ NUM_COLOURS = 8
 _HEIGHT = 236.0
 _MAX_POINTS = 240
 _HIGHER_IS_BETTER = ("auc", "accuracy", "mcc", "top1", "top2", "top3")
+_DRAWN_METRICS = ("mae", "auc", "accuracy", "top2")
 _METRIC_LABELS = {
     "mae": "MAE",
     "rmse": "RMSE",
@@ -72,8 +73,8 @@ def metric_label(metric: str) -> str:
 def curve_panels(history: History) -> list[Panel]:
     """Sort every series into panels: losses, errors of each property, learning rate, throughput.
 
-    Mean absolute errors and classification scores get a panel for each property with a line for each data set;
-    root mean square errors are left to the tables.
+    Mean absolute errors, accuracies, areas under the ROC curve and top-2 shares get a panel for each property with a
+    line for each data set; the other scores are left to the tables.
     """
     panels = [*_loss_panels(history), *_error_panels(history)]
     for title, unit, words in (
@@ -133,7 +134,7 @@ def _error_panels(history: History) -> list[Panel]:
     panels = []
     for key in dict.fromkeys((parsed.property, parsed.metric) for parsed in names.values()):
         property_name, metric = key
-        if metric == "rmse" or (property_name == "energy" and with_energy_per_atom):
+        if metric not in _DRAWN_METRICS or (property_name == "energy" and with_energy_per_atom):
             continue
         higher = metric in _HIGHER_IS_BETTER
         unit = error_unit(property_name)
@@ -149,6 +150,8 @@ def _error_panels(history: History) -> list[Panel]:
                 judged.append(lines[-1])
         if not lines:
             continue
+        if not judged:
+            lines = [replace(line, is_faint=False) for line in lines]
         best = tuple(_best(line, higher=higher) for line in judged)
         title = f"{property_label(property_name)}, {metric_label(metric)}"
         panels.append(Panel(title, label, tuple(lines), not higher and _is_wide(tuple(lines)), best))
