@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from pydantic import Field, field_validator
@@ -150,7 +150,7 @@ class FoundationModel(nn.Module):
         from foundation.predict import predict
 
         single = isinstance(inputs, str) or not isinstance(inputs, Sequence)
-        given = [inputs] if single else list(inputs)
+        given = cast("list[Input]", [inputs] if single else list(inputs))
         found = predict(self, given, properties=properties, level=level, charge=charge, spin=spin)
         return found[0] if single else found
 

@@ -73,9 +73,12 @@ class EquivariantConfig(Config):
 class ElementTable(nn.Module):
     """Where each atomic number stands among the elements; 0, a hidden atom, has a place too."""
 
+    index: Int[Tensor, " numbers"]
+
     def __init__(self, elements: tuple[int, ...]) -> None:
         super().__init__()
-        index = torch.full((119,), -1, dtype=torch.int64)
+        # An unknown element must fail, not read another's row: this index is out of every table's range.
+        index = torch.full((119,), 10**6, dtype=torch.int64)
         index[0] = len(elements)
         index[list(elements)] = torch.arange(len(elements))
         self.register_buffer("index", index, persistent=False)
@@ -215,6 +218,7 @@ class Layer(nn.Module):
             squares = self.square_linear(self.square(outer(sums, sums)))
             update = update + _scaled(squares[:, :size], scales[:, 1])
         if self.config.correlation >= 3:
+            assert squares is not None
             update = update + _scaled(self.cube_linear(self.cube(outer(squares, sums))), scales[:, 2])
         kept = self.natural_keep(split_degrees(natural))
         if kept.shape[1] < size:
@@ -267,13 +271,21 @@ class PseudoProducts(nn.Module):
         flipped = self.flip_linear([coupled[order] for order in self.present])
         if self.present and self.present[0] == 1:
             flipped = torch.cat([torch.zeros_like(flipped[:, :1]), flipped], dim=1)
-        seed = flipped if pseudo_sums is None else flipped + self.sum_linear(split_degrees(pseudo_sums))
+        seed = flipped
+        if pseudo_sums is not None:
+            assert self.sum_linear is not None
+            seed = seed + self.sum_linear(split_degrees(pseudo_sums))
         update = seed + self.product_linear(self.keep_parity(outer(left, seed)))
-        return update if self.keep is None else update + self.keep(split_degrees(pseudo))
+        if self.keep is None:
+            return update
+        assert pseudo is not None
+        return update + self.keep(split_degrees(pseudo))
 
 
 class EquivariantBackbone(nn.Module):
     """`AtomGraph -> Features` with both parities; see the module's docstring."""
+
+    mean_neighbors: Float[Tensor, ""]
 
     def __init__(self, config: EquivariantConfig, *, elements: tuple[int, ...], num_levels: int) -> None:
         super().__init__()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from foundation.errors import InputError
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 

@@ -26,8 +26,8 @@ class AtomClassificationConfig(Config):
 
     kind: Literal["atom_classification"] = "atom_classification"
     property_name: str = "site_of_metabolism"
-    hidden: int = Field(64, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    hidden: int = Field(default=64, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def predicts(self) -> tuple[str, ...]:

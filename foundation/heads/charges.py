@@ -26,7 +26,7 @@ class ChargesConfig(Config):
     """
 
     kind: Literal["charges"] = "charges"
-    hidden: int = Field(32, ge=1)
+    hidden: int = Field(default=32, ge=1)
     atomic_dipoles: bool = True
 
     @property
@@ -58,6 +58,7 @@ class ChargesHead(Head):
     """
 
     normalised = False
+    masses: Float[Tensor, " numbers"]
 
     def __init__(self, config: ChargesConfig, layout: FeatureLayout) -> None:
         super().__init__()

@@ -23,8 +23,8 @@ class DenoisingConfig(Config):
     """
 
     kind: Literal["denoising"] = "denoising"
-    hidden: int = Field(32, ge=1)
-    scale: float = Field(0.04, gt=0)
+    hidden: int = Field(default=32, ge=1)
+    scale: float = Field(default=0.04, gt=0)
 
     @property
     def predicts(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class EnergyConfig(Config):
     """
 
     kind: Literal["energy"] = "energy"
-    hidden: int = Field(32, ge=1)
+    hidden: int = Field(default=32, ge=1)
 
     @property
     def predicts(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class MaskedAtomConfig(Config):
     """
 
     kind: Literal["masked_atom"] = "masked_atom"
-    hidden: int = Field(64, ge=1)
+    hidden: int = Field(default=64, ge=1)
 
     @property
     def predicts(self) -> tuple[str, ...]:

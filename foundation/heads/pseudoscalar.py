@@ -24,7 +24,7 @@ class PseudoscalarConfig(Config):
 
     kind: Literal["pseudoscalar"] = "pseudoscalar"
     property_name: str = "handedness"
-    hidden: int = Field(32, ge=1)
+    hidden: int = Field(default=32, ge=1)
 
     @property
     def predicts(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class TensorConfig(Config):
 
     kind: Literal["tensor"] = "tensor"
     property_name: str
-    hidden: int = Field(32, ge=1)
+    hidden: int = Field(default=32, ge=1)
 
     @field_validator("property_name")
     @classmethod

@@ -25,8 +25,8 @@ class CartesianMatrix(nn.Module):
 
     def forward(self, parts: list[Float[Tensor, "rows _m"]]) -> Float[Tensor, "rows 3 3"]:
         """One tensor a degree, `[rows, 2l+1]`."""
-        total = sum(
+        terms = [
             part @ self.get_buffer(f"basis_{degree}").to(part.dtype)
             for degree, part in zip(self.degrees, parts, strict=True)
-        )
-        return total.reshape(-1, 3, 3)
+        ]
+        return torch.stack(terms).sum(0).reshape(-1, 3, 3)

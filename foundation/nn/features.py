@@ -32,11 +32,13 @@ class FeatureLayout:
     @property
     def irreps(self) -> o3.Irreps:
         """In e3nn's notation, channel-major multiplicities in order of l, natural first."""
-        parts = []
+        parts: list[tuple[int, tuple[int, int]]] = []
         for degree in range(self.degree + 1):
             parts.append((self.natural_channels, (degree, (-1) ** degree)))
             parts.append((self.pseudo_channels, (degree, -((-1) ** degree))))
-        return o3.Irreps([part for part in parts if part[0] > 0])
+        irreps = o3.Irreps([part for part in parts if part[0] > 0])
+        assert isinstance(irreps, o3.Irreps)
+        return irreps
 
 
 @dataclass(frozen=True)

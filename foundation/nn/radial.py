@@ -18,6 +18,8 @@ class BesselBasis(nn.Module):
     Source: Gasteiger et al., ICLR 2020 (DimeNet), eq. 7.
     """
 
+    frequencies: Float[Tensor, " basis"]
+
     def __init__(self, num_basis: int, cutoff: float) -> None:
         super().__init__()
         self.prefactor = math.sqrt(2.0 / cutoff)

@@ -92,7 +92,7 @@ class OddReadout(nn.Module):
 
 
 def sum_atoms(
-    values: Float[Tensor, atoms * shape], graph_index: Tensor, num_graphs: int
-) -> Float[Tensor, graphs * shape]:
+    values: Float[Tensor, "atoms *shape"], graph_index: Tensor, num_graphs: int
+) -> Float[Tensor, "graphs *shape"]:
     """Sum over the atoms of each graph."""
     return values.new_zeros(num_graphs, *values.shape[1:]).index_add(0, graph_index, values)

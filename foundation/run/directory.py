@@ -105,7 +105,7 @@ class RunDirectory:
         for dataset, arrays in predictions.items():
             if arrays:
                 temporary = folder / f".{split}__{dataset}.tmp.npz"
-                np.savez_compressed(temporary, **arrays)
+                np.savez_compressed(temporary, allow_pickle=False, **arrays)
                 os.replace(temporary, folder / f"{split}__{dataset}.npz")
 
     def remove_if_fresh(self) -> None:
@@ -121,6 +121,7 @@ _MAY_CHANGE = (
     "trainer.enable_progress_bar",
     "threads",
     "num_workers",
+    "checkpoint_minutes",
     "description",
     "report",
 )

@@ -101,7 +101,9 @@ class RegressionErrors(PropertyMetric):
 
     def scores(self) -> dict[int, dict[str, Scores]]:
         """Where labels were seen."""
-        table = self.computed().tolist()
+        sums = self.computed()
+        assert isinstance(sums, Tensor)
+        table = sums.tolist()
         return {
             dataset: {
                 name: {"mae": table[0][row][dataset], "rmse": table[1][row][dataset], "count": table[2][row][dataset]}
@@ -137,7 +139,9 @@ class ElementAccuracy(PropertyMetric):
 
     def scores(self) -> dict[int, dict[str, Scores]]:
         """Where atoms were hidden."""
-        accuracy, count = self.computed().tolist()
+        sums = self.computed()
+        assert isinstance(sums, Tensor)
+        accuracy, count = sums.tolist()
         return {
             dataset: {self.prop.name: {"accuracy": accuracy[dataset], "count": count[dataset]}}
             for dataset in range(len(count))

@@ -139,7 +139,7 @@ class FoundationModule(LightningModule):
             torch.distributed.all_reduce(counts)
         loss = self.trainer.world_size * (self.weights * sums[0] / counts.clamp(min=1)).sum()
         self.window += sums.detach()
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue] (a connector sets it)
             self._log_window(batch)
         if not loss.requires_grad:
             # No label on this rank: the backward pass must still run, or the other ranks wait for it.
@@ -174,7 +174,9 @@ class FoundationModule(LightningModule):
                 totals[index], counts[index] = loss.total.to(torch.float64), loss.count.to(torch.float64)
             for name in asked:
                 masks = [objectives[index].entries(view) for index in active if objectives[index].predicts == name]
-                metrics[name].update(outputs[name], view, torch.stack(masks).any(dim=0))
+                metric = metrics[name]
+                assert isinstance(metric, PropertyMetric)
+                metric.update(outputs[name], view, torch.stack(masks).any(dim=0))
         return torch.stack([torch.stack(totals), torch.stack(counts)])
 
     def _generator(self, step: int, stream: str) -> torch.Generator:
@@ -207,7 +209,8 @@ class FoundationModule(LightningModule):
         named = self._named_losses("val", self.val_losses.compute())
         self.val_losses.reset()
         named |= self._named_metrics("val", self.val_metrics)
-        self.log_dict(named, batch_size=1)
+        # The same on every rank already; `sync_dist` only tells Lightning so.
+        self.log_dict(named, batch_size=1, sync_dist=True)
 
     def _named_losses(self, stage: str, sums: Float[Tensor, "2 objectives"]) -> dict[str, float]:
         totals, counts = sums.tolist()

@@ -72,7 +72,7 @@ class MuonAdamW(torch.optim.Optimizer):
             if moving and group["orthogonal"]:
                 self._muon_step(group, moving)
             elif moving:
-                self._adamw_step(group, moving)
+                self._adamw_step(group, list(moving))
         return loss
 
     def _muon_step(self, group: dict, moving: list[nn.Parameter]) -> None:
@@ -96,7 +96,7 @@ class MuonAdamW(torch.optim.Optimizer):
         buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(buffer, momentum)
 
-    def _adamw_step(self, group: dict, moving: list[nn.Parameter]) -> None:
+    def _adamw_step(self, group: dict, moving: list[Tensor]) -> None:
         beta1, beta2 = group["betas"]
         gradients, means, squares, steps = [], [], [], []
         for parameter in moving:
