@@ -60,7 +60,9 @@ def _database_rows(path: Path) -> Iterator[tuple[str, Atoms, dict[str, Any]]]:
         for row in ase.db.connect(str(path), type="db").select():
             atoms = row.toatoms()
             results = {} if atoms.calc is None else dict(atoms.calc.results)
-            yield f"{path}: row {row.id}", atoms, {**results, **row.key_value_pairs, **dict(row.data)}
+            # Not row.key_value_pairs: there a stored `charge` or `mass` is replaced by what ASE computes itself.
+            pairs = {key: vars(row)[key] for key in row.key_value_pairs}
+            yield f"{path}: row {row.id}", atoms, {**results, **pairs, **dict(row.data)}
     except InputError:
         raise
     except Exception as error:  # ASE raises whatever sqlite3 and its decoders do

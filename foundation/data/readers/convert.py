@@ -173,10 +173,8 @@ def _shaped(array: np.ndarray, field: LabelField, prop: Property, *, num_atoms: 
 
 
 def _numbers(value: object, where: str) -> np.ndarray:
-    if isinstance(value, str):
-        value = value.replace(",", " ").split()
     try:
-        return np.asarray(value, dtype=np.float64)
+        return np.asarray(value.replace(",", " ").split() if isinstance(value, str) else value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: got {value!r:.80}; allowed: numbers") from error
 
