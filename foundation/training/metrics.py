@@ -197,7 +197,9 @@ class BinaryScores(PropertyMetric):
     def scores(self) -> dict[int, dict[str, Scores]]:
         """Where labels were seen."""
         self._pad()
+        # torchmetrics makes one-element tensors scalars.
         logits, labels, owners = (part.cpu().numpy() for part in self.computed())
+        logits, labels, owners = logits.reshape(-1), labels.reshape(-1), owners.reshape(-1, 3)
         _, kept = np.unique(owners, axis=0, return_index=True)
         logits, labels, owners = logits[kept], labels[kept], owners[kept]
         found = {}

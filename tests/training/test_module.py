@@ -232,3 +232,14 @@ def test_inference_mode_is_refused(make_model: MakeModel, make_data: MakeData) -
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(InputError, match=r"trainer.inference_mode: got true; allowed: false"):
         trainer.validate(make_module(make_model()), datamodule=make_data())
+
+
+def test_several_processes_need_a_strategy_that_minds_unused_heads(make_model: MakeModel) -> None:
+    module = make_module(make_model())
+    for strategy, fine in (("ddp", False), ("ddp_find_unused_parameters_true", True)):
+        module.trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, barebones=True)
+        if fine:
+            module.setup("fit")
+        else:
+            with pytest.raises(InputError, match=r"trainer.strategy: .*allowed: ddp_find_unused_parameters_true"):
+                module.setup("fit")
