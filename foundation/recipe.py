@@ -139,6 +139,7 @@ class Recipe(Config):
         early_stopping: None trains to the end.
         keep: Which weights become the model: those of the lowest validation loss, or the last. Without validation data
             they are the last.
+        checkpoint_minutes: How often a checkpoint to resume from is written, besides at the end of every epoch.
         trainer: Any argument of `lightning.Trainer`.
         seed: Of weights, order of data and noise.
         threads: CPU threads; None for OMP_NUM_THREADS, else one a core.
@@ -159,6 +160,7 @@ class Recipe(Config):
     mixture: MixtureConfig = Field(default_factory=MixtureConfig)
     early_stopping: EarlyStoppingConfig | None = None
     keep: Literal["best", "last"] = "best"
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
     trainer: dict[str, Any]
     seed: int = Field(ge=0)
     threads: int | None = Field(default=None, ge=1)

@@ -1,0 +1,295 @@
+"""`foundation train`: check everything, start from another model if asked to, train, evaluate, write it all down."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from foundation.checkpoint import CardInfo, save_model
+from foundation.data.module import GraphDataModule
+from foundation.errors import InputError
+from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
+from foundation.report import write_report
+from foundation.run.csv_log import CsvLog, RewindLog
+from foundation.run.directory import RunDirectory
+from foundation.run.plan import Plan, make_plan, prepare_data
+from foundation.run.summary import summarise
+from foundation.run.timing import Timing
+from foundation.threads import set_threads
+from foundation.training.evaluation import Report, evaluate
+from foundation.training.progress import TrainingProgress
+
+__all__ = ["train"]
+
+MONITORED = "val/loss"
+
+
+def train(
+    recipe: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    resume: bool = False,
+    check_only: bool = False,
+) -> Path:
+    """Train as a recipe says.
+
+    Args:
+        recipe: Name of a shipped recipe, or a file.
+        overrides: `key=value`.
+        out: Run directory; `runs/<name of the recipe>` if None.
+        resume: Go on with the run in `out`, or start it if there is none.
+        check_only: Stop before training; nothing is written.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        InputError: Recipe, data, model or run directory are at fault; nothing was written then.
+    """
+    checked = load_recipe(recipe, overrides=overrides)
+    directory = RunDirectory(Path("runs") / recipe_name(recipe) if out is None else out)
+    run_recipe(checked, directory, resume=resume, check_only=check_only)
+    return directory.path
+
+
+def run_recipe(recipe: Recipe, directory: RunDirectory, *, resume: bool, check_only: bool) -> None:
+    """Train a checked recipe into a directory.
+
+    Raises:
+        InputError: As `train`.
+    """
+    if resume:
+        directory.check_resumable(recipe)
+        if directory.is_finished:
+            _say(f"{directory.path} is finished; nothing to do")
+            return
+    elif not check_only:
+        directory.check_free()
+    _quieten_lightning()
+    threads = set_threads(recipe.threads)
+    data = prepare_data(recipe)
+    plan = make_plan(recipe, data, start=None if recipe.init is None else _existing_start(recipe))
+    _say(describe(plan))
+    pretraining = _checked_pretraining(recipe)
+    if check_only:
+        _say("the recipe and its data are in order; nothing was trained (--check)")
+        return
+    directory.create(recipe)
+    try:
+        _train_in(directory, recipe, data, plan, pretraining, resume=resume, threads=threads)
+    except InputError:
+        directory.remove_if_fresh()
+        raise
+
+
+def _train_in(
+    directory: RunDirectory,
+    recipe: Recipe,
+    data: GraphDataModule,
+    plan: Plan,
+    pretraining: Recipe | None,
+    *,
+    resume: bool,
+    threads: int,
+) -> None:
+    if pretraining is not None:
+        start = RunDirectory(directory.path / "pretrain")
+        _say(f"pretraining into {start.path}")
+        run_recipe(pretraining, start, resume=resume or not start.path.exists(), check_only=False)
+        _say("fine-tuning from what was pretrained")
+        plan = make_plan(recipe, data, start=str(start.path))
+    if plan.init is not None:
+        _say(plan.init.describe())
+    _fit_and_finish(plan, directory, resume=resume, threads=threads)
+
+
+def _existing_start(recipe: Recipe) -> str | None:
+    assert recipe.init is not None
+    return recipe.init.source if isinstance(recipe.init.source, str) else None
+
+
+def _checked_pretraining(recipe: Recipe) -> Recipe | None:
+    """The recipe that is trained first, its data and model looked through; None if there is none."""
+    if recipe.init is None or not isinstance(recipe.init.source, RecipeStart):
+        return None
+    source = recipe.init.source
+    pretraining = load_recipe(source.recipe, overrides=source.overrides)
+    if pretraining.init is not None and isinstance(pretraining.init.source, RecipeStart):
+        raise InputError(f"init.from.recipe: '{source.recipe}' itself starts from a recipe; allowed: one such step")
+    ours, theirs = recipe.model.backbone, pretraining.model.backbone
+    if ours != theirs:
+        raise InputError(
+            f"init.from.recipe: the backbone of '{source.recipe}' is {theirs!r}, this recipe's is {ours!r}; "
+            "they have to be equal (set it for both, or pass it on under init.from.overrides)"
+        )
+    make_plan(pretraining, prepare_data(pretraining), start=None)
+    return pretraining
+
+
+def describe(plan: Plan) -> str:
+    """What trains: data, tasks, objectives, parameters."""
+    lines = []
+    for name in plan.data.dataset_names:
+        counts = ", ".join(f"{len(plan.data.graphs(name, split))} {split}" for split in plan.data.splits(name))
+        lines.append(f"data {name}: {counts}; {plan.data.resolved[name].level_of_theory}")
+    lines += [
+        f"task {name}: {task.property} of {', '.join(task.data)}, weight {task.weight:g}"
+        for name, task in plan.recipe.tasks.items()
+    ]
+    lines += [f"objective {name}: {one.kind}, weight {one.weight:g}" for name, one in plan.recipe.objectives.items()]
+    parameters = sum(parameter.numel() for parameter in plan.model.parameters())
+    trainable = sum(parameter.numel() for parameter in plan.model.parameters() if parameter.requires_grad)
+    lines.append(
+        f"model: {trainable:,} trainable of {parameters:,} parameters, cutoff {plan.model.cutoff:g} Å, "
+        f"{plan.scaling.mean_neighbors:.1f} neighbours on average, heads: {', '.join(plan.model.config.heads)}"
+    )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Watchers:
+    """Callbacks that are asked for something afterwards."""
+
+    timing: Timing
+    best: ModelCheckpoint | None
+    log: CsvLog
+    all: list[Callback]
+
+
+def _fit_and_finish(plan: Plan, directory: RunDirectory, *, resume: bool, threads: int) -> None:
+    recipe = plan.recipe
+    has_validation = any("val" in plan.data.splits(name) for name in plan.data.dataset_names)
+    watchers = _watchers(recipe, directory, has_validation=has_validation)
+    trainer = Trainer(
+        **recipe.trainer,
+        callbacks=watchers.all,
+        logger=[watchers.log, TensorBoardLogger(directory.path, name="tensorboard", version="")],
+        default_root_dir=directory.path,
+        use_distributed_sampler=False,
+        inference_mode=False,
+    )
+    checkpoint = directory.last_checkpoint
+    goes_on = resume and checkpoint.is_file()
+    if goes_on:
+        _say(f"going on from {checkpoint}")
+    trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint if goes_on else None, weights_only=True)
+    if not trainer.is_global_zero:
+        return
+    kept, raw_state = _take_weights(plan, watchers.best)
+    metrics = _evaluate(plan, directory)
+    summary = summarise(plan, timing=watchers.timing, kept=kept, threads=threads)
+    info = CardInfo(title=directory.path.name, summary=summary, evaluation=metrics)
+    save_model(plan.model, directory.path / "model", card_info=info, raw_state=raw_state)
+    directory.write_json("summary.json", summary)
+    _say(describe_errors(metrics))
+    if recipe.report:
+        _say(f"report: {write_report(directory.path)}")
+    _say(f"done: {directory.path}")
+
+
+def _watchers(recipe: Recipe, directory: RunDirectory, *, has_validation: bool) -> _Watchers:
+    folder = directory.path / "checkpoints"
+    log = CsvLog(directory.path / "metrics.csv")
+    timing = Timing()
+    callbacks: list[Callback] = [RewindLog(log), timing]
+    if recipe.trainer.get("enable_progress_bar", True):
+        callbacks.append(TrainingProgress())
+    best = None
+    if has_validation:
+        best = ModelCheckpoint(dirpath=folder, filename="best", monitor=MONITORED, enable_version_counter=False)
+        callbacks.append(best)
+        if recipe.early_stopping is not None:
+            stopping = recipe.early_stopping
+            callbacks.append(EarlyStopping(MONITORED, patience=stopping.patience, min_delta=stopping.min_delta))
+    elif recipe.early_stopping is not None:
+        raise InputError("early_stopping: no data set has validation structures; give some, or set it to null")
+    last = partial(ModelCheckpoint, dirpath=folder, filename="last", enable_version_counter=False)
+    callbacks.append(last(every_n_epochs=1, save_on_train_epoch_end=True))
+    callbacks.append(last(train_time_interval=timedelta(minutes=recipe.checkpoint_minutes)))
+    return _Watchers(timing, best, log, callbacks)
+
+
+def _take_weights(plan: Plan, best: ModelCheckpoint | None) -> tuple[str, dict[str, torch.Tensor] | None]:
+    """Put the weights that become the model into it.
+
+    Returns:
+        Which they are, in words, and the raw state where averaged weights were taken.
+    """
+    module, average = plan.module, plan.module.average
+    kept = "last"
+    if plan.recipe.keep == "best" and best is not None and best.best_model_path:
+        checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(checkpoint["state_dict"])
+        if average is not None:
+            average.load_state_dict(checkpoint["callbacks"][average.state_key])
+        kept = f"lowest validation loss, after {checkpoint['global_step']} steps"
+    if average is None:
+        return kept, None
+    raw_state = {name: value.detach().clone() for name, value in plan.model.state_dict().items()}
+    plan.model.load_state_dict(average.state())
+    return f"{kept}; moving average", raw_state
+
+
+def _evaluate(plan: Plan, directory: RunDirectory) -> dict[str, Report]:
+    metrics: dict[str, Report] = {}
+    for split in ("val", "test"):
+        graphs = {
+            name: plan.data.graphs(name, split) for name in plan.data.dataset_names if split in plan.data.splits(name)
+        }
+        if not graphs:
+            continue
+        evaluation = evaluate(plan.model, graphs, batch=plan.recipe.batch, device="cpu")
+        metrics[split] = evaluation.metrics
+        directory.write_predictions(split, evaluation.predictions)
+    directory.write_json("evaluation.json", metrics)
+    return metrics
+
+
+def describe_errors(metrics: dict[str, Report]) -> str:
+    """A table of errors for people."""
+    rows = [
+        (split, dataset, prop, _figures(figures))
+        for split, by_dataset in metrics.items()
+        for dataset, by_property in by_dataset.items()
+        for prop, figures in by_property.items()
+    ]
+    if not rows:
+        return "no held-back labels to compare with"
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]]) for row in rows
+    )
+
+
+def _figures(figures: dict[str, float | int | str]) -> str:
+    unit = figures["unit"]
+    parts = []
+    for name, value in figures.items():
+        if isinstance(value, float):
+            parts.append(f"{name} {value:.5g}" + (f" {unit}" if name in ("mae", "rmse") and unit != "1" else ""))
+    return ", ".join([*parts, f"{figures['count']} labels"])
+
+
+def _quieten_lightning() -> None:
+    """Leave out Lightning's advertisements and what is no news here; its warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", r"The number of training batches \(\d+\) is smaller than the logging interval")
+    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", r"The '\w+_dataloader' does not have many workers")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
