@@ -214,6 +214,8 @@ def resolve(config: DatasetConfig, *, name: str | None = None) -> ResolvedDatase
     own = {key: value for key, value in own.items() if value is not None}
     facts = merge({key: value for key, value in card.items() if key in _Labelled.model_fields}, own)
     facts |= {key: own[key] for key in ("source", "isolated_atoms", "group") if key in own}
+    if own.get("split", {}).get("folds") is not None and "test" not in own["split"]:
+        facts["split"].pop("test", None)  # the fold replaces the card's test set
     checked = validate(_Labelled, facts, where=f"data '{called}'")
     _check_complete(checked, called)
     assert checked.source is not None and checked.level_of_theory is not None  # noqa: PT018

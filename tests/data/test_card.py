@@ -112,6 +112,12 @@ def test_a_recipe_overrides_single_facts_of_a_card():
     assert len(list(read_records(dataset))) == 5
 
 
+def test_folds_replace_the_test_set_of_a_card():
+    entry = {"card": "embedded/gfn2", "split": {"folds": 5, "fold": 1}}
+    dataset = resolve(validate(DatasetConfig, entry, where="recipe"))
+    assert (dataset.split.folds, dataset.split.test, dataset.split.val) == (5, None, 0.1)
+
+
 def test_an_own_source_replaces_that_of_the_card_and_its_checksums(own_file: Path):
     entry = {"card": "embedded/gfn2", "source": str(own_file), "properties": {}}
     dataset = resolve(validate(DatasetConfig, entry, where="recipe"))
