@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from foundation.data.card import ResolvedDataset
@@ -48,7 +49,8 @@ def prepare(dataset: ResolvedDataset, *, cache_dir: Path | None = None) -> Store
             structures; the disk is full; the store is corrupt.
     """
     digests = [_file_sha256(file.path) for file in dataset.files]
-    path = (cache_dir or default_cache_dir()) / "stores" / f"{dataset.name.replace('/', '_')}-{_key(dataset, digests)}"
+    label = re.sub(r"[^A-Za-z0-9_-]+", "_", dataset.files[0].path.stem)[:40]
+    path = (cache_dir or default_cache_dir()) / "stores" / f"{label}-{_key(dataset, digests)}"
     if path.exists():
         return Store.open(path)
     try:

@@ -214,12 +214,13 @@ def test_processes_that_prepare_at_once_all_get_the_store(datasets: dict[str, Da
     assert len(list((tmp_path / "cache" / "stores").iterdir())) == 1
 
 
-def test_a_split_alone_does_not_read_the_data_again(datasets: dict[str, DatasetConfig], tmp_path: Path) -> None:
+def test_another_name_or_split_does_not_read_the_data_again(datasets: dict[str, DatasetConfig], tmp_path: Path) -> None:
     serve(datasets, tmp_path)
     again = dataset(tmp_path / "a.xyz", forces=True, split={"train": 5, "val": 5})
     module = serve({"renamed": again}, tmp_path)
     assert len(module.graphs("renamed", "train")) == 5
     assert module.splits("renamed") == ("train", "val")
+    assert len(list((tmp_path / "cache" / "stores").iterdir())) == 2, "those of the two data sets of before"
 
 
 def test_without_validation_structures_there_is_nothing_to_validate(tmp_path: Path) -> None:
