@@ -41,7 +41,7 @@ def evaluate_model(
         model: A run directory, a model directory or a hub id.
         data: A data set of the run, a card's name, a card file, or a data file (with `card`).
         card: Inline card of the file.
-        split: `train`, `val`, `test` or `all`.
+        split: `train`, `val`, `test` or `all`. A file whose inline card states no split is taken whole.
         json_path: Where the errors go as JSON; None for nowhere.
         device: Where to compute.
 
@@ -58,10 +58,11 @@ def evaluate_model(
     loaded = load(model, device=device)
     recipe = read_recipe(Path(model)) if (Path(model) / RECIPE_FILE).is_file() else None
     name, config = _find_data(data, card=card, recipe=recipe)
-    if split == "all":
-        config = config.model_copy(update={"split": SplitConfig(train=0, val=0)})
+    whole = split == "all" or (card is not None and config.split is None)
+    if whole:
+        config = config.model_copy(update={"split": SplitConfig(by="random")})
     module = _open(name, config, loaded, batch=DEFAULT_BATCH if recipe is None else recipe.batch)
-    graphs = module.graphs(name, "test" if split == "all" else _as_split(split))
+    graphs = module.graphs(name, "train" if whole else _as_split(split))
     evaluation = evaluate(loaded, {name: graphs}, batch=DEFAULT_BATCH, device=device)
     if not evaluation.metrics:
         labels = ", ".join(module.stores[name].properties) or "none"
@@ -80,7 +81,7 @@ def _as_split(split: str) -> Any:
 
 def _find_data(data: str, *, card: Path | None, recipe: Recipe | None) -> tuple[str, DatasetConfig]:
     if card is not None:
-        facts: dict[str, Any] = {"split": {"train": 0, "val": 0}, **load_yaml(card), "source": data}
+        facts: dict[str, Any] = {**load_yaml(card), "source": data}
         return Path(data).stem, validate(DatasetConfig, facts, where=str(card))
     if recipe is not None and data in recipe.data:
         return data, recipe.data[data]
