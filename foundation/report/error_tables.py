@@ -1,4 +1,4 @@
-"""Error tables: what the model gets wrong, beside what a constant guess gets wrong, each with its unit."""
+"""Error tables: what the model gets wrong, beside what a blind guess gets wrong, each with its unit."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ErrorRow:
         mae: Mean absolute error, internal unit.
         rmse: Root mean square error, internal unit.
         count: How many values were judged.
-        baseline: Mean absolute error of the constant guess, internal unit; None without predictions.
-        baseline_name: What the constant guess is.
+        baseline: Mean absolute error of the blind guess, internal unit; None without predictions.
+        baseline_name: What the blind guess is.
     """
 
     dataset: str
@@ -105,17 +105,21 @@ def error_tables(run: RunFiles, classified: list[Classification]) -> list[SplitE
     return tables
 
 
-def baseline_error(name: str, target: np.ndarray) -> tuple[float, str]:
-    """The mean absolute error of a constant guess.
+def baseline_error(name: str, target: np.ndarray, composition: np.ndarray | None) -> tuple[float, str]:
+    """The mean absolute error of a guess that does not look at the structure.
 
     Args:
         name: The property.
         target: Labels, ``[entries, …]``, internal unit, at least one.
 
+        composition: What the elements alone predict, shaped as ``target``; None where nothing is known of it.
+
     Returns:
-        The error of guessing zero for vectors on atoms (forces: their mean is zero by symmetry) and noise, else of
-        guessing the labels' mean, component by component; and the guess in words.
+        The error of what the elements alone predict where that is known; else of zero for vectors on atoms (forces:
+        their mean is zero by symmetry); else of the labels' mean, component by component. And the guess in words.
     """
+    if composition is not None and composition.shape == target.shape and np.isfinite(composition).all():
+        return float(np.abs(target - composition).mean()), "composition"
     values = target.reshape(len(target), -1)
     row = PROPERTIES.get(name)
     if row is not None and row.level == "atom" and row.form == "vector":
@@ -128,7 +132,7 @@ def _error_row(dataset: str, name: str, metrics: dict[str, object], predictions:
     if predictions is not None and name in predictions.properties:
         target = np.asarray(predictions.arrays[f"{name}__target"], dtype=float)
         if target.size and np.isfinite(target).all():
-            baseline, baseline_name = baseline_error(name, target)
+            baseline, baseline_name = baseline_error(name, target, predictions.arrays.get(f"{name}__composition"))
     mae, rmse = as_float(metrics.get("mae")), as_float(metrics.get("rmse"))
     shown = count(metrics.get("count"))
     return ErrorRow(dataset, name, property_label(name), error_unit(name), mae, rmse, shown, baseline, baseline_name)

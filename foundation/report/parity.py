@@ -32,6 +32,7 @@ class Parity:
         target: Finite components in internal units.
         prediction: The same, as predicted.
         num_not_finite: Components left out because the prediction is NaN or infinite.
+        is_relative: Whether what the composition alone predicts has been taken away from both.
     """
 
     property_name: str
@@ -40,6 +41,7 @@ class Parity:
     target: np.ndarray
     prediction: np.ndarray
     num_not_finite: int
+    is_relative: bool
 
     @property
     def mae(self) -> float:
@@ -70,11 +72,23 @@ def parities(prediction_set: PredictionSet) -> list[Parity]:
         prediction = np.asarray(prediction_set.arrays[f"{name}__prediction"], dtype=float).ravel()
         if len(target) != len(prediction):
             continue
+        composition = np.asarray(prediction_set.arrays.get(f"{name}__composition", ()), dtype=float).ravel()
+        is_relative = len(composition) == len(target)
+        if is_relative:
+            target, prediction = target - composition, prediction - composition
         finite = np.isfinite(target) & np.isfinite(prediction)
         if finite.any():
             left_out = int((~finite).sum())
             found.append(
-                Parity(name, prediction_set.dataset, prediction_set.split, target[finite], prediction[finite], left_out)
+                Parity(
+                    name,
+                    prediction_set.dataset,
+                    prediction_set.split,
+                    target[finite],
+                    prediction[finite],
+                    left_out,
+                    is_relative,
+                )
             )
     return found
 
@@ -114,7 +128,9 @@ def draw_parity(parity: Parity) -> Markup:
     limits = parity_limits(parity)
     side = WIDTH - 12 - 52
     x, y = Scale(*limits, 52.0, 52 + side), Scale(*limits, 24 + side, 24.0)
-    body = [frame(x, y, x_label=_with_unit("reference", unit.label), y_label=_with_unit("predicted", unit.label))]
+    less = " − composition" if parity.is_relative else ""
+    labels = [_with_unit(name + less, unit.label) for name in ("reference", "predicted")]
+    body = [frame(x, y, x_label=labels[0], y_label=labels[1])]
     draw = _draw_density if len(parity.target) > MAX_POINTS else _draw_points
     body.append(draw(parity, x, y))
     body.append(

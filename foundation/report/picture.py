@@ -99,8 +99,8 @@ def _draw(axes: Axes, item: Panel | Parity | Classification) -> None:
 def _draw_curve(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         steps, values, _, _ = thin_out(line.steps, line.values)
-        style = {"linewidth": 0.9, "linestyle": "--"} if line.is_faint else {"linewidth": 1.5, "linestyle": "-"}
-        axes.plot(steps, values, color=_COLOURS[line.colour], label=line.label, **style)
+        width, opacity = (0.9, 0.5) if line.is_faint else (1.6, 1.0)
+        axes.plot(steps, values, color=_COLOURS[line.colour], label=line.label, linewidth=width, alpha=opacity)
     axes.set(title=panel.title, xlabel="optimizer step", ylabel=panel.unit)
     if panel.logarithmic:
         axes.set_yscale("log")
@@ -125,7 +125,10 @@ def _draw_parity(axes: Axes, parity: Parity) -> None:
     axes.plot(limits, limits, color=_QUIET, linewidth=0.8, linestyle="--")
     unit, small = value_unit(parity.property_name).label, error_unit(parity.property_name)
     axes.set(title=f"{property_label(parity.property_name)}, {parity.split}", xlim=limits, ylim=limits)
-    axes.set(xlabel=f"reference ({unit})" if unit else "reference", ylabel="predicted", aspect="equal")
+    less = " − composition" if parity.is_relative else ""
+    axes.set(
+        xlabel=f"reference{less} ({unit})" if unit else f"reference{less}", ylabel=f"predicted{less}", aspect="equal"
+    )
     axes.text(0.04, 0.96, f"MAE {small.show_with_unit(parity.mae)}", transform=axes.transAxes, va="top", fontsize=8)
 
 

@@ -13,6 +13,7 @@ from foundation.data.graph import AtomGraph, collate
 from foundation.data.sampler import BatchConfig
 from foundation.model import FoundationModel
 from foundation.properties import PROPERTIES
+from foundation.scaling import has_references
 from foundation.training.metrics import ENERGY_PER_ATOM, PropertyMetric, build_metric, unit_of
 
 Report = dict[str, dict[str, dict[str, float | int | str]]]
@@ -26,7 +27,8 @@ class Evaluation:
     Attributes:
         metrics: As `foundation evaluate --json` writes it.
         predictions: Data set -> `{property}__prediction` and `{property}__target`, labelled entries only, in order;
-            classification as logits, energies also per atom.
+            classification as logits, energies also per atom; and `{property}__composition`, what the elements alone
+            would predict, where there are reference energies or their like.
     """
 
     metrics: Report = field(default_factory=dict)
@@ -89,7 +91,7 @@ def _evaluate_dataset(
             if name not in metrics:
                 metrics[name] = build_metric(PROPERTIES[name], num_datasets=1).to(device)
             metrics[name].update(outputs[name], graph, graph.masks[name])
-            for key, values in _labelled_rows(name, outputs[name], graph):
+            for key, values in _labelled_rows(name, outputs[name], graph, model):
                 pieces.setdefault(key, []).append(values)
     report: dict[str, dict[str, float | int | str]] = {}
     for metric in metrics.values():
@@ -98,9 +100,14 @@ def _evaluate_dataset(
     return report, {key: np.concatenate(values) for key, values in pieces.items()}
 
 
-def _labelled_rows(name: str, prediction: Tensor, graph: AtomGraph) -> Iterator[tuple[str, np.ndarray]]:
+def _labelled_rows(
+    name: str, prediction: Tensor, graph: AtomGraph, model: FoundationModel
+) -> Iterator[tuple[str, np.ndarray]]:
     mask = graph.masks[name]
-    for kind, values in (("target", graph.targets[name]), ("prediction", prediction)):
+    kinds = {"target": graph.targets[name], "prediction": prediction}
+    if has_references(PROPERTIES[name]):
+        kinds["composition"] = model.scaling.to_physical(name, torch.zeros_like(prediction), graph)
+    for kind, values in kinds.items():
         rows = values[mask].detach().to(torch.float64)
         yield f"{name}__{kind}", rows.cpu().numpy()
         if name == "energy":

@@ -86,6 +86,8 @@ def _predictions(generator: np.random.Generator) -> dict[str, dict[str, np.ndarr
     for name, (target, error) in noisy.items():
         regression[f"{name}__target"] = target
         regression[f"{name}__prediction"] = target + error * generator.standard_t(4, target.shape)
+    regression["energy__composition"] = energy + generator.normal(0.0, 1.1, energy.shape)
+    regression["energy_per_atom__composition"] = regression["energy__composition"] / 22
     return {
         "spice/dipeptides": regression,
         "enantiomers": {

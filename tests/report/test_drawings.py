@@ -134,10 +134,20 @@ def test_top_k_is_drawn_only_where_it_was_measured() -> None:
     assert drawn.count('class="bar"') == 3
 
 
-def test_constant_guesses_are_zero_for_forces_and_the_mean_for_dipoles() -> None:
+def test_blind_guesses_are_composition_zero_or_the_mean() -> None:
     labels = np.array([[1.0, 0.0, 2.0], [3.0, 0.0, 2.0]])
-    assert baseline_error("forces", labels) == (pytest.approx(8 / 6), "zero")
-    assert baseline_error("dipole", labels) == (pytest.approx(2 / 6), "the mean")
+    assert baseline_error("forces", labels, None) == (pytest.approx(8 / 6), "zero")
+    assert baseline_error("dipole", labels, None) == (pytest.approx(2 / 6), "the mean")
+    assert baseline_error("dipole", labels, labels + 0.5) == (pytest.approx(0.5), "composition")
+
+
+def test_energies_are_drawn_relative_to_what_the_composition_predicts() -> None:
+    energy = np.array([-100.0, -50.0, -75.0])
+    arrays = {"energy__target": energy, "energy__prediction": energy + 0.1, "energy__composition": energy - 1.0}
+    (parity,) = parities(PredictionSet(split="test", dataset="a", arrays=arrays))
+    assert parity.target.tolist() == [1.0, 1.0, 1.0]
+    assert parity.mae == pytest.approx(0.1)
+    assert "reference − composition (eV)" in draw_parity(parity)
 
 
 def test_numbers_are_shown_with_the_digits_that_mean_something() -> None:

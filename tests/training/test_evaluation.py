@@ -11,6 +11,7 @@ import torch
 from foundation.data.graph import AtomGraph, collate
 from foundation.data.sampler import BatchConfig
 from foundation.model import FoundationModel
+from foundation.scaling import composition_baseline
 from foundation.training.evaluation import bounded_batches, evaluate
 
 MakeModel = Callable[[], FoundationModel]
@@ -37,6 +38,8 @@ def test_errors_are_those_of_the_predictions_over_labelled_entries(
     arrays = found.predictions["mine"]
     np.testing.assert_allclose(arrays["forces__prediction"] - arrays["forces__target"], residual, rtol=1e-4, atol=1e-6)
     assert len(arrays["energy_per_atom__target"]) == len(graphs)
+    composition = composition_baseline(model.scaling.reference_energies, batch)
+    np.testing.assert_allclose(arrays["energy__composition"], composition.numpy())
 
 
 def test_batches_do_not_change_the_errors(graphs: list[AtomGraph], make_model: MakeModel) -> None:
