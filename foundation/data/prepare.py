@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from foundation.data.store import Store
 from foundation.data.store_writer import FORMAT_VERSION
 from foundation.errors import InputError
 
+_READING_CODE = ("conformers.py", "fields.py", "layout.py", "store_writer.py", "arrow_shard.py")
 _READ_BYTES = 1 << 24
 _NOT_CONTENT = {
     "name",
@@ -37,8 +39,8 @@ def default_cache_dir() -> Path:
 def prepare(dataset: ResolvedDataset, *, cache_dir: Path | None = None) -> Store:
     """Open the store of a data set; make it first if it is not there yet.
 
-    A store is found by the content of the source files and by all that decides how they are read, so an edited file or
-    card makes a new one. Splits, licence and reference energies do not count.
+    A store is found by the content of the source files and by all that decides how they are read, so an edited file,
+    card or reader makes a new one. Splits, licence and reference energies do not count.
 
     Args:
         dataset: What `foundation.data.card.resolve` gave.
@@ -72,8 +74,16 @@ def prepare(dataset: ResolvedDataset, *, cache_dir: Path | None = None) -> Store
 def _key(dataset: ResolvedDataset, digests: list[str]) -> str:
     reading = dataset.model_dump(mode="json", exclude=_NOT_CONTENT)
     files = [[file.path.name, file.split, digest] for file, digest in zip(dataset.files, digests, strict=True)]
-    text = json.dumps([FORMAT_VERSION, reading, files], sort_keys=True)
+    text = json.dumps([FORMAT_VERSION, _readers_digest(), reading, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@functools.cache
+def _readers_digest() -> str:
+    """Changes with the code that turns files into records: a corrected reader must not find what the wrong one left."""
+    data = Path(__file__).resolve().parent
+    sources = [*data.glob("readers/*.py"), *(data / name for name in _READING_CODE), data.parent / "units.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
 
 def _file_sha256(path: Path) -> str:
