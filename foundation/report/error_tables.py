@@ -32,6 +32,7 @@ class ErrorRow:
         dataset: The data set's name.
         property_name: As in the table of properties.
         label: The property in words.
+        is_learnt: Whether a task learns it from this data set; else it came along.
         unit: What mae, rmse and baseline are shown in.
         mae: Mean absolute error, internal unit.
         rmse: Root mean square error, internal unit.
@@ -43,6 +44,7 @@ class ErrorRow:
     dataset: str
     property_name: str
     label: str
+    is_learnt: bool
     unit: DisplayUnit
     mae: float | None
     rmse: float | None
@@ -99,7 +101,8 @@ def error_tables(run: RunFiles, classified: list[Classification]) -> list[SplitE
                 if any(score in metrics for score in _SCORES):
                     scores.append(_score_row(dataset, name, metrics, majority.get((split, dataset, name))))
                 elif metrics:
-                    errors.append(_error_row(dataset, name, metrics, predictions.get((split, dataset))))
+                    is_learnt = run.is_learnt(name, dataset=dataset)
+                    errors.append(_error_row(dataset, name, metrics, predictions.get((split, dataset)), is_learnt))
         if errors or scores:
             tables.append(SplitErrors(split, tuple(errors), tuple(scores)))
     return tables
@@ -127,7 +130,9 @@ def baseline_error(name: str, target: np.ndarray, composition: np.ndarray | None
     return float(np.abs(values - values.mean(axis=0)).mean()), "the mean"
 
 
-def _error_row(dataset: str, name: str, metrics: dict[str, object], predictions: PredictionSet | None) -> ErrorRow:
+def _error_row(
+    dataset: str, name: str, metrics: dict[str, object], predictions: PredictionSet | None, is_learnt: bool
+) -> ErrorRow:
     baseline, baseline_name = None, ""
     if predictions is not None and name in predictions.properties:
         target = np.asarray(predictions.arrays[f"{name}__target"], dtype=float)
@@ -135,7 +140,8 @@ def _error_row(dataset: str, name: str, metrics: dict[str, object], predictions:
             baseline, baseline_name = baseline_error(name, target, predictions.arrays.get(f"{name}__composition"))
     mae, rmse = as_float(metrics.get("mae")), as_float(metrics.get("rmse"))
     shown = count(metrics.get("count"))
-    return ErrorRow(dataset, name, property_label(name), error_unit(name), mae, rmse, shown, baseline, baseline_name)
+    label, unit = property_label(name), error_unit(name)
+    return ErrorRow(dataset, name, label, is_learnt, unit, mae, rmse, shown, baseline, baseline_name)
 
 
 def _score_row(dataset: str, name: str, metrics: dict[str, object], baseline: float | None) -> ScoreRow:

@@ -153,14 +153,13 @@ def _tiles(tables: list[SplitErrors], run: RunFiles) -> list[Tile]:
     tiles: list[tuple[str, Tile]] = []
     with_energy_per_atom = {row.dataset for row in tables[0].errors if row.property_name == "energy_per_atom"}
     for row in tables[0].errors:
-        if row.mae is None or (row.property_name == "energy" and row.dataset in with_energy_per_atom):
+        is_double = row.property_name == "energy" and row.dataset in with_energy_per_atom
+        if row.mae is None or not row.is_learnt or is_double:
             continue
-        beside = (
-            row.dataset if row.share is None else f"{row.dataset}; {percent(row.share)} of guessing {row.baseline_name}"
-        )
-        tiles.append(
-            (row.property_name, Tile(row.unit.show(row.mae), row.unit.label, f"{row.label} MAE, {split}", beside))
-        )
+        guess = "by composition" if row.baseline_name == "composition" else row.baseline_name
+        beside = row.dataset if row.share is None else f"{row.dataset}; {percent(row.share)} of guessing {guess}"
+        tile = Tile(row.unit.show(row.mae), row.unit.label, f"{row.label} MAE, {split}", beside)
+        tiles.append((row.property_name, tile))
     for score in tables[0].scores:
         if not score.scores:
             continue

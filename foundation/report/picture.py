@@ -69,7 +69,7 @@ def _chosen_panels(run: RunFiles) -> list[Panel]:
 
 
 def _chosen_judgements(run: RunFiles) -> list[Parity | Classification]:
-    """One for each property of the test split, in the order of the run; first of each property first."""
+    """One for each property of the test split, those that tasks learn first."""
     split = next((s for s in ("test", "val", "train") if any(p.split == s for p in run.predictions)), None)
     chosen = [found for found in run.predictions if found.split == split]
     every: list[Parity | Classification] = [p for found in chosen for p in parities(found)]
@@ -77,7 +77,8 @@ def _chosen_judgements(run: RunFiles) -> list[Parity | Classification]:
     first: dict[str, Parity | Classification] = {}
     for item in every:
         first.setdefault(item.property_name, item)
-    return list(first.values())[:_COLUMNS]
+    order = sorted(first.values(), key=lambda item: not run.is_learnt(item.property_name, dataset=item.dataset))
+    return order[:_COLUMNS]
 
 
 def _draw(axes: Axes, item: Panel | Parity | Classification) -> None:
@@ -100,7 +101,9 @@ def _draw_curve(axes: Axes, panel: Panel) -> None:
     for line in panel.lines:
         steps, values, _, _ = thin_out(line.steps, line.values)
         width, opacity = (0.9, 0.5) if line.is_faint else (1.6, 1.0)
-        axes.plot(steps, values, color=_COLOURS[line.colour], label=line.label, linewidth=width, alpha=opacity)
+        marker = "o" if len(steps) == 1 else ""
+        style = {"color": _COLOURS[line.colour], "marker": marker, "markersize": 3.0}
+        axes.plot(steps, values, label=line.label, linewidth=width, alpha=opacity, **style)
     axes.set(title=panel.title, xlabel="optimizer step", ylabel=panel.unit)
     if panel.logarithmic:
         axes.set_yscale("log")
@@ -150,7 +153,9 @@ def _small_png(figure: Figure) -> bytes:
     for dots_per_inch in (160, 130, 100, 75):
         raw = io.BytesIO()
         figure.savefig(raw, format="png", dpi=dots_per_inch)
-        image = Image.open(raw).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        image = (
+            Image.open(raw).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        )
         packed = io.BytesIO()
         image.save(packed, format="png", optimize=True)
         if packed.tell() < MAX_BYTES:

@@ -75,6 +75,18 @@ class RunFiles:
     pretraining: RunFiles | None
 
     @property
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Task by name, from the summary, else from the recipe."""
+        given = mapping(self.summary.get("tasks")) or mapping(self.recipe.get("tasks"))
+        return {name: mapping(task) for name, task in given.items()}
+
+    def is_learnt(self, property_name: str, *, dataset: str) -> bool:
+        """Whether a task learns the property from that data set; true where no task is known."""
+        plain_name = "energy" if property_name == "energy_per_atom" else property_name
+        learnt = [task for name, task in self.tasks.items() if task.get("property", name) == plain_name]
+        return not self.tasks or any(dataset in (task.get("data") or [dataset]) for task in learnt)
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run came to its end: the summary is written last."""
         return bool(self.summary)

@@ -95,8 +95,7 @@ def data_table(run: RunFiles) -> Table | None:
 
 def task_table(run: RunFiles) -> Table | None:
     """One row a task, from the summary, else from the recipe."""
-    tasks = mapping(run.summary.get("tasks")) or mapping(run.recipe.get("tasks"))
-    entries = {name: mapping(task) for name, task in tasks.items()}
+    entries = run.tasks
     columns = [column for column in _TASK_COLUMNS if any(entry.get(column) is not None for entry in entries.values())]
     if not columns:
         return None
@@ -272,8 +271,7 @@ def opening_sentence(run: RunFiles) -> str:
     model = "A model" if size is None else f"A model of {large_count(size)} parameters"
     datasets = {name: mapping(entry) for name, entry in mapping(run.summary.get("data")).items()}
     names = list(datasets) or list(mapping(run.recipe.get("data")))
-    tasks = mapping(run.summary.get("tasks")) or mapping(run.recipe.get("tasks"))
-    learnt = dict.fromkeys(str(mapping(task).get("property", name)) for name, task in tasks.items())
+    learnt = dict.fromkeys(str(task.get("property", name)) for name, task in run.tasks.items())
     properties = [property_label(name) for name in learnt]
     total = sum(n for entry in datasets.values() if isinstance(n := mapping(entry.get("counts")).get("train"), int))
     text = model

@@ -177,3 +177,13 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"run directory '.*{name}'"):
         write_report(tmp_path / name)
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_property_that_no_task_learns_is_marked_and_kept_out_of_the_headline(finished_run: Path) -> None:
+    summary = json.loads((finished_run / "summary.json").read_text(encoding="utf-8"))
+    del summary["tasks"]["dipole"]
+    (finished_run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    text = Page(write_report(finished_run)).text
+    assert "dipole (not learnt)" in text
+    assert "dipole MAE, test" not in text
+    assert "forces MAE, test" in text
