@@ -81,6 +81,8 @@ class GraphDataModule(lightning.LightningDataModule):
         self.levels: tuple[str, ...] = _levels(self.resolved, levels)
         self._stores: dict[str, Store] = {}
         self._graphs: dict[tuple[str, Split], GraphSequence] = {}
+        self._train_loader: GraphLoader | None = None
+        self._train_position: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
         """Make the stores that are not there yet; Lightning calls it in one process of each machine."""
@@ -190,7 +192,7 @@ class GraphDataModule(lightning.LightningDataModule):
         graphs = ConcatenatedGraphs(list(parts.values()))
         plan = TrainingBatches(mixture, bounds=self._bounds(graphs), num_ranks=num_ranks)
         logger.info("%s; %d steps", mixture.description, plan.num_steps)
-        return GraphLoader(
+        loader = GraphLoader(
             graphs,
             plan=lambda epoch: plan.batches(epoch)[rank::num_ranks],
             num_workers=self._num_workers,
@@ -203,6 +205,23 @@ class GraphDataModule(lightning.LightningDataModule):
                 "num_steps": plan.num_steps,
             },
         )
+        if self._train_position is not None:
+            loader.load_state_dict(self._train_position)
+            self._train_position = None
+        self._train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands in its batches.
+
+        Lightning keeps the loader's own state too, but does not give it back when something asks for the length of the
+        run before the loops are restored, as every schedule does.
+        """
+        return {} if self._train_loader is None else {"train_loader": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next training loader start where the saved one stood."""
+        self._train_position = state_dict.get("train_loader")
 
     def val_dataloader(self) -> GraphLoader | list[Any]:
         """All validation structures in order, or nothing if no data set has any."""
