@@ -243,7 +243,7 @@ def check_cutoff_smoothness(model: FoundationModel, *, numbers: tuple[int, int])
 
     beyond = energy(model.cutoff + 1e-3)
     assert abs(energy(model.cutoff - 1e-6) - beyond) < 1e-12 * max(1.0, abs(beyond)), "a step at the cutoff"
-    deviations = [abs(energy(model.cutoff * (1 - gap)) - beyond) for gap in (0.04, 0.02, 0.01)]
+    deviations = [abs(energy(model.cutoff * (1 - gap)) - beyond) for gap in (0.02, 0.01, 0.005)]
     assert deviations[0] > 0, "the pair does not interact"
     for wide, narrow in itertools.pairwise(deviations):
         order = math.log2(wide / narrow)

@@ -22,6 +22,7 @@ from foundation.data.graph import AtomGraph
 from foundation.nn.coupling import Coupling, outer
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.linear import EquivariantLinear, ScaledLinear, split_degrees
+from foundation.nn.norm import bounded
 from foundation.nn.radial import RadialTrunk, envelope
 from foundation.nn.spherical import SphericalHarmonics
 
@@ -105,8 +106,8 @@ class Conditioning(nn.Module):
             unpaired = (graph.spin_multiplicity - 1).to(context.dtype)
             state = torch.stack([charge.clamp(min=0), (-charge).clamp(min=0), unpaired], dim=1)
             context = context + self.state(state)
-        scale, shift = self.mix(context)[graph.graph_index].chunk(2, dim=1)
-        return self.element[element_index] * (1 + scale) + shift
+        scale, shift = self.mix(context).index_select(0, graph.graph_index).chunk(2, dim=1)
+        return self.element.index_select(0, element_index) * (1 + scale) + shift
 
 
 class NeighborSum(nn.Module):
@@ -132,7 +133,7 @@ class NeighborSum(nn.Module):
         """Repeat the weights of each degree over its components, channel groups outermost."""
         weight = self.radial.weight * self.radial.scale
         table = weight.view(len(weight), -1, self.groups, self.channels // self.groups)
-        return table[:, self.degree_of_component].transpose(1, 2).flatten(1)
+        return table.index_select(1, self.degree_of_component).transpose(1, 2).flatten(1)
 
     def forward(
         self,
@@ -144,7 +145,7 @@ class NeighborSum(nn.Module):
         atoms, width = geometry.num_atoms, geometry.width
         per_group = self.channels // self.groups
         rows = features.view(atoms, self.in_size, self.groups, per_group).transpose(1, 2).reshape(atoms, -1)
-        messages = rows[geometry.senders] * (hidden @ self._radial_weight())
+        messages = rows.index_select(0, geometry.senders) * (hidden @ self._radial_weight())
         by_group = messages.view(atoms, width, self.groups, self.in_size * per_group)
         coupled: list[list[Tensor]] = []
         for group in range(self.groups):
@@ -193,7 +194,7 @@ class Layer(nn.Module):
         self, harmonics: Tensor, hidden: Tensor, decay: Tensor, geometry: PaddedGeometry
     ) -> Float[Tensor, "groups atoms edge_components neighbors"]:
         radial = (self.angular(hidden) * decay).view(len(hidden), self.config.radial_groups, -1)
-        spread = radial[:, :, self.degree_of_component] * harmonics[:, None]
+        spread = radial.index_select(2, self.degree_of_component) * harmonics[:, None]
         table = spread.view(geometry.num_atoms, geometry.width, self.config.radial_groups, -1)
         return table.permute(2, 0, 3, 1)
 
@@ -210,8 +211,8 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         atoms, size = geometry.num_atoms, (self.degree + 1) ** 2
         angular = self._angular(harmonics, hidden, decay, geometry)
-        sums = self.natural_sum(natural, hidden, angular, geometry)
-        scales = self.element_scale[element_index].view(atoms, self.config.correlation, self.degree + 1, -1)
+        sums = bounded(self.natural_sum(natural, hidden, angular, geometry))
+        scales = self.element_scale.index_select(0, element_index).view(atoms, self.config.correlation, self.degree + 1, -1)
         update = _scaled(self.natural_first(split_degrees(sums[:, :size])), scales[:, 0])
         squares = None
         if self.config.correlation >= 2:
@@ -227,7 +228,10 @@ class Layer(nn.Module):
             update = update + kept
         if self.config.pseudo_channels == 0:
             return update, None
-        pseudo_sums = None if self.pseudo_sum is None else self.pseudo_sum(pseudo, hidden, angular, geometry)[:, :size]
+        pseudo_sums = None
+        if self.pseudo_sum is not None:
+            assert pseudo is not None
+            pseudo_sums = bounded(self.pseudo_sum(pseudo, hidden, angular, geometry)[:, :size])
         return update, self.pseudo(sums[:, :size], pseudo, pseudo_sums)
 
 
@@ -239,7 +243,7 @@ def _scaled(
     index = torch.repeat_interleave(
         torch.arange(degrees, device=scales.device), 2 * torch.arange(degrees, device=scales.device) + 1
     )
-    return features * scales[:, index]
+    return features * scales.index_select(1, index)
 
 
 class PseudoProducts(nn.Module):
