@@ -109,8 +109,8 @@ class RunDirectory:
                 os.replace(temporary, folder / f"{split}__{dataset}.npz")
 
     def remove_if_fresh(self) -> None:
-        """Take a directory away again in which no step was saved: a run that failed at once leaves nothing."""
-        if self.path.is_dir() and not self.last_checkpoint.exists():
+        """Take a directory away again that holds no checkpoint: a run that failed at once leaves nothing."""
+        if self.path.is_dir() and not any(self.path.rglob("*.ckpt")):
             shutil.rmtree(self.path)
 
 

@@ -86,11 +86,13 @@ def run_recipe(recipe: Recipe, directory: RunDirectory, *, resume: bool, check_o
     if check_only:
         _say("the recipe and its data are in order; nothing was trained (--check)")
         return
+    existed = directory.path.exists()
     directory.create(recipe)
     try:
         _train_in(directory, recipe, data, plan, pretraining, resume=resume, threads=threads)
     except InputError:
-        directory.remove_if_fresh()
+        if not existed:
+            directory.remove_if_fresh()
         raise
 
 
@@ -107,7 +109,7 @@ def _train_in(
     if pretraining is not None:
         start = RunDirectory(directory.path / "pretrain")
         _say(f"pretraining into {start.path}")
-        run_recipe(pretraining, start, resume=resume or not start.path.exists(), check_only=False)
+        run_recipe(pretraining, start, resume=resume, check_only=False)
         _say("fine-tuning from what was pretrained")
         plan = make_plan(recipe, data, start=str(start.path))
     if plan.init is not None:
@@ -188,7 +190,8 @@ def _fit_and_finish(plan: Plan, directory: RunDirectory, *, resume: bool, thread
     if not trainer.is_global_zero:
         return
     kept, raw_state = _take_weights(plan, watchers.best)
-    metrics = _evaluate(plan, directory)
+    metrics = _evaluate(plan, directory, device=trainer.strategy.root_device)
+    plan.model.cpu()
     summary = summarise(plan, timing=watchers.timing, kept=kept, threads=threads)
     info = CardInfo(title=directory.path.name, summary=summary, evaluation=metrics)
     save_model(plan.model, directory.path / "model", card_info=info, raw_state=raw_state)
@@ -242,7 +245,7 @@ def _take_weights(plan: Plan, best: ModelCheckpoint | None) -> tuple[str, dict[s
     return f"{kept}; moving average", raw_state
 
 
-def _evaluate(plan: Plan, directory: RunDirectory) -> dict[str, Report]:
+def _evaluate(plan: Plan, directory: RunDirectory, *, device: torch.device) -> dict[str, Report]:
     metrics: dict[str, Report] = {}
     for split in ("val", "test"):
         graphs = {
@@ -250,7 +253,7 @@ def _evaluate(plan: Plan, directory: RunDirectory) -> dict[str, Report]:
         }
         if not graphs:
             continue
-        evaluation = evaluate(plan.model, graphs, batch=plan.recipe.batch, device="cpu")
+        evaluation = evaluate(plan.model, graphs, batch=plan.recipe.batch, device=device)
         metrics[split] = evaluation.metrics
         directory.write_predictions(split, evaluation.predictions)
     directory.write_json("evaluation.json", metrics)
