@@ -10,9 +10,14 @@ from jaxtyping import Float
 from pydantic import Field
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+from scipy.spatial.distance import pdist
 
 from foundation.config import Config
 from foundation.errors import InputError
+
+SHORTEST_CONTACT = 0.72
+"""Å; embedding sometimes leaves atoms closer than any bond (H₂ has 0.74 Å): such conformers are drawn anew."""
+ATTEMPTS = 5
 
 __all__ = ["ConformerConfig", "embed_molecule", "flat_inchikey"]
 
@@ -46,22 +51,39 @@ def embed_molecule(mol: Chem.Mol, config: ConformerConfig) -> list[Float[np.ndar
         Positions of each conformer, Å.
 
     Raises:
-        InputError: No conformer was found.
+        InputError: No conformer was found, or only such with atoms on top of each other.
     """
+    if config.force_field == "mmff94s" and not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+        raise InputError("the force field mmff94s has no parameters for this molecule")
+    smiles = Chem.MolToSmiles(Chem.RemoveHs(mol))
+    for attempt in range(ATTEMPTS):
+        conformers = _embed(mol, config, seed=_molecule_seed(smiles, config.seed + attempt))
+        usable = [positions for positions in conformers if _shortest_distance(positions) >= SHORTEST_CONTACT]
+        if len(usable) == config.count or (usable and attempt == ATTEMPTS - 1):
+            return usable
+    raise InputError(
+        f"no conformer found in {ATTEMPTS} x {config.max_iterations} attempts without atoms closer than "
+        f"{SHORTEST_CONTACT} Å"
+    )
+
+
+def _embed(mol: Chem.Mol, config: ConformerConfig, *, seed: int) -> list[Float[np.ndarray, "atoms 3"]]:
     parameters = rdDistGeom.ETKDGv3()
-    parameters.randomSeed = _molecule_seed(Chem.MolToSmiles(Chem.RemoveHs(mol)), config.seed)
+    parameters.randomSeed = seed
     parameters.maxIterations = config.max_iterations
     indices = list(rdDistGeom.EmbedMultipleConfs(mol, config.count, parameters))
     if len(indices) < config.count:
         parameters.useRandomCoords = True
         indices = list(rdDistGeom.EmbedMultipleConfs(mol, config.count, parameters))
-    if not indices:
-        raise InputError(f"no conformer found in {config.max_iterations} attempts")
-    if config.force_field == "mmff94s":
-        if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-            raise InputError("the force field mmff94s has no parameters for this molecule")
+    if indices and config.force_field == "mmff94s":
         rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, mmffVariant="MMFF94s")
     return [np.array(mol.GetConformer(index).GetPositions(), dtype=np.float64) for index in indices]
+
+
+def _shortest_distance(positions: Float[np.ndarray, "atoms 3"]) -> float:
+    if len(positions) < 2:
+        return float("inf")
+    return float(pdist(positions).min())
 
 
 def flat_inchikey(mol: Chem.Mol) -> str:

@@ -85,6 +85,7 @@ class TrainingProgress(ProgressBar):
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._throughput = Throughput()
+        self._logged = Throughput()
         self._rates = (0.0, 0.0)
         self._shown = 0.0
         self._validation_loss: float | None = None
@@ -99,7 +100,7 @@ class TrainingProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Open the bar."""
-        self._throughput = Throughput()
+        self._throughput, self._logged = Throughput(), Throughput()
         if not self._enabled or not sys.stderr.isatty():
             return
         self._bar = Progress(
@@ -119,7 +120,8 @@ class TrainingProgress(ProgressBar):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """A batch arrived."""
-        self._throughput.batch_arrived()
+        for meter in self._meters:
+            meter.batch_arrived()
 
     def on_train_batch_end(
         self,
@@ -129,19 +131,28 @@ class TrainingProgress(ProgressBar):
         batch: AtomGraph,
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """A step is done: show it now and then."""
-        self._throughput.step_ended(batch.num_graphs * trainer.world_size)
+        """A step is done: log and show how fast now and then."""
+        for meter in self._meters:
+            meter.step_ended(batch.num_graphs * trainer.world_size)
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            structures, waiting = self._logged.rates()
+            pl_module.log_dict(
+                {"train/structures_per_s": structures, "train/loader_wait_percent": 100 * waiting},
+                batch_size=batch.num_graphs,
+            )
         pause = REFRESH_SECONDS if self._bar is not None else LINE_SECONDS
         if self._enabled and time.monotonic() - self._shown > pause:
             self._show(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         """Saving is not waiting for data."""
-        self._throughput.interrupted()
+        for meter in self._meters:
+            meter.interrupted()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Validating is not waiting for data."""
-        self._throughput.interrupted()
+        for meter in self._meters:
+            meter.interrupted()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the validation loss."""
@@ -159,6 +170,11 @@ class TrainingProgress(ProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """Close the bar before the error is printed."""
         self._close()
+
+    @property
+    def _meters(self) -> tuple[Throughput, Throughput]:
+        """What is shown and what is logged count from different moments."""
+        return self._throughput, self._logged
 
     def _close(self) -> None:
         if self._bar is not None:

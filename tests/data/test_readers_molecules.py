@@ -109,7 +109,7 @@ def test_a_molecule_without_conformer_is_an_error_unless_it_may_be_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     path = table(tmp_path / "a.csv", f"{IMPOSSIBLE},1", "CCO,2")
-    with pytest.raises(InputError, match=r"row 2: SMILES .*no conformer found in 1 attempts"):
+    with pytest.raises(InputError, match=r"row 2: SMILES .*no conformer found in 5 x 1 attempts"):
         read(path, smiles_key="smiles", conformers={"max_iterations": 1})
     kept = read(path, smiles_key="smiles", conformers={"max_iterations": 1, "on_failure": "skip"})
     assert [record.smiles for record in kept] == ["CCO"]
