@@ -297,18 +297,12 @@ def test_a_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 # ------------------------------------------------------------------------------------------------------- the real shell
 
 
-def shell(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "foundation.cli", *arguments], capture_output=True, text=True, check=False, cwd=cwd
-    )
-
-
 def test_the_shell_sees_exit_code_2_and_one_message(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("extends: [base]\nseeed: 1\n", encoding="utf-8")
-    result = shell("train", "mine.yaml", cwd=tmp_path)
+    command = [sys.executable, "-m", "foundation.cli", "data", "show", "rmd17/asprin"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert "error: recipe 'mine.yaml': seeed: unknown key 'seeed'; nearest: 'seed'" in result.stderr
+    assert result.stderr.startswith("error: no card 'rmd17/asprin'; nearest: 'rmd17/aspirin'")
     assert "Traceback" not in result.stderr
 
 
