@@ -212,7 +212,9 @@ class Layer(nn.Module):
         atoms, size = geometry.num_atoms, (self.degree + 1) ** 2
         angular = self._angular(harmonics, hidden, decay, geometry)
         sums = bounded(self.natural_sum(natural, hidden, angular, geometry))
-        scales = self.element_scale.index_select(0, element_index).view(atoms, self.config.correlation, self.degree + 1, -1)
+        scales = self.element_scale.index_select(0, element_index).view(
+            atoms, self.config.correlation, self.degree + 1, -1
+        )
         update = _scaled(self.natural_first(split_degrees(sums[:, :size])), scales[:, 0])
         squares = None
         if self.config.correlation >= 2:

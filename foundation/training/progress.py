@@ -134,7 +134,8 @@ class TrainingProgress(ProgressBar):
         """A step is done: log and show how fast now and then."""
         for meter in self._meters:
             meter.step_ended(batch.num_graphs * trainer.world_size)
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (a connector sets it)
+        if trainer.global_step % every == 0:
             structures, waiting = self._logged.rates()
             pl_module.log_dict(
                 {"train/structures_per_s": structures, "train/loader_wait_percent": 100 * waiting},
