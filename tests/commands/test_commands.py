@@ -1,0 +1,66 @@
+"""Commands that do not train: the hub of local directories, cards, doctor, schema files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundation.checkpoint import CardInfo, load, save_model
+from foundation.cli import main
+from foundation.config import parse_yaml
+
+
+@pytest.fixture(scope="module")
+def model(make_model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stored model."""
+    path = tmp_path_factory.mktemp("stored") / "model"
+    save_model(make_model({"energy": {"kind": "energy"}}), path, card_info=CardInfo(title="test"))
+    return path
+
+
+def test_a_model_is_pushed_listed_and_pulled(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "shelf" / "mine"
+    assert main(["hub", "push", str(model), str(target)]) == 0
+    assert main(["hub", "list", str(tmp_path / "shelf")]) == 0
+    assert str(target) in capsys.readouterr().out
+    assert main(["hub", "pull", str(target)]) == 0
+    assert Path(capsys.readouterr().out.strip()) == target
+    assert load(target).config == load(model).config
+    assert main(["hub", "push", str(model), str(target)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_pushing_to_the_hub_says_what_is_allowed(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hub", "push", str(model), "org/name@main"]) == 2
+    assert "allowed for now: a local directory" in capsys.readouterr().err
+
+
+def test_a_card_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "show", "embedded/gfn2"]) == 0
+    shown = parse_yaml(capsys.readouterr().out, where="shown")
+    assert shown["level_of_theory"] == "GFN2-xTB"
+    assert shown["properties"]["forces"] == {"key": "forces", "unit": "eV/Å"}
+
+
+def test_doctor_finds_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch" in printed
+    assert "All that is needed is here." in printed
+
+
+def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("train", "evaluate", "predict", "data", "hub", "export", "report", "doctor", "schema"):
+        assert main([command, "--help"]) == 0
+        assert f"usage: foundation {command}" in capsys.readouterr().out
+
+
+def test_checking_a_recipe_trains_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_data: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FOUNDATION_DATA", str(shared_data))
+    assert main(["train", "tasks/rmd17_ethanol", "--check", "data.ethanol.split={train: 20, val: 5, test: 5}"]) == 0
+    assert "nothing was trained" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
