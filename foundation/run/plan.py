@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from ase.data import atomic_numbers
 
 from foundation.checkpoint import InitReport, initialise_from, load
-from foundation.data.graph import collate
+from foundation.data.graph import AtomGraph, collate
 from foundation.data.module import GraphDataModule
 from foundation.data.readers import read_isolated_atoms
 from foundation.errors import InputError
@@ -25,8 +26,13 @@ from foundation.training.objectives import SupervisedConfig, build_objectives
 
 __all__ = ["Plan", "check_data", "make_plan", "prepare_data"]
 
+SCALING_STRUCTURES = 20_000
+"""Training structures of each data set on which reference energies and scales are measured, if it has more."""
 CALIBRATION_STRUCTURES = 32
 """Training structures on which features start at unit variance."""
+
+
+_ELEMENT = re.compile(r"[A-Z][a-z]?")
 
 
 @dataclass(frozen=True)
@@ -130,9 +136,7 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
     )
     torch.manual_seed(recipe.seed)
     model = FoundationModel(config)
-    graphs = [
-        graph for name in data.dataset_names if "train" in data.splits(name) for graph in data.graphs(name, "train")
-    ]
+    graphs = scaling_sample(data)
     scaling = fit_scaling(graphs, properties=model.properties, levels=data.levels, isolated_atoms=_isolated_atoms(data))
     chosen = np.unique(np.linspace(0, len(graphs) - 1, min(CALIBRATION_STRUCTURES, len(graphs))).round().astype(int))
     model.prepare(scaling, collate([graphs[index] for index in chosen]))
@@ -149,6 +153,33 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         seed=recipe.seed,
     )
     return Plan(recipe=recipe, data=data, model=model, module=module, scaling=scaling, init=report)
+
+
+def scaling_sample(data: GraphDataModule) -> list[AtomGraph]:
+    """Training structures to measure scales on: all, or evenly spaced ones with each element among them."""
+    graphs: list[AtomGraph] = []
+    for name in data.dataset_names:
+        if "train" not in data.splits(name):
+            continue
+        part = data.graphs(name, "train")
+        chosen = np.arange(len(part))
+        if len(part) > SCALING_STRUCTURES:
+            spaced = np.linspace(0, len(part) - 1, SCALING_STRUCTURES).round().astype(int)
+            chosen = np.unique([*spaced, *_first_with_each_element([part.store.formulas[row] for row in part.rows])])
+        graphs += [part[int(index)] for index in chosen]
+    return graphs
+
+
+def _first_with_each_element(formulas: Sequence[str]) -> list[int]:
+    """Indices of the structures in which an element occurs for the first time."""
+    seen: set[str] = set()
+    first = []
+    for index, formula in enumerate(formulas):
+        elements = set(_ELEMENT.findall(formula))
+        if not elements <= seen:
+            seen |= elements
+            first.append(index)
+    return first
 
 
 def _elements(recipe: Recipe, data: GraphDataModule) -> tuple[int, ...]:
