@@ -199,14 +199,19 @@ def test_second_derivatives_match_finite_differences():
     gradients = torch.autograd.grad(loss(True), parameters, allow_unused=True)
     directions = [torch.randn_like(parameter) for parameter in parameters]
     slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True) if g is not None)
-    step, values = 1e-5, []
-    for sign in (1, -2, 1):
-        with torch.no_grad():
-            for parameter, direction in zip(parameters, directions, strict=True):
-                parameter.add_(direction, alpha=sign * step)
-        if sign != 1 or not values:
-            values.append(loss(False).detach())
-    testing.assert_close(slope, (values[0] - values[1]) / (2 * step), "parameter gradients", tolerance=1e-6)
+
+    @torch.no_grad()
+    def shift(amount: float) -> None:
+        for parameter, direction in zip(parameters, directions, strict=True):
+            parameter.add_(direction, alpha=amount)
+
+    step, values = 1e-5, {}
+    for multiple in (-2, -1, 1, 2):
+        shift(multiple * step)
+        values[multiple] = loss(False).detach()
+        shift(-multiple * step)
+    expected = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * step)
+    testing.assert_close(slope, expected, "parameter gradients", tolerance=1e-6)
 
 
 def test_tensor_head_gives_a_dipole_in_a_periodic_cell():
