@@ -16,8 +16,9 @@ import time
 import ase.io
 import numpy as np
 from ase import Atoms, units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
+from ase.optimize import FIRE
 
 from foundation.calculators.ase import FoundationCalculator
 
@@ -32,13 +33,16 @@ def supercell_difference(atoms: Atoms, calculator: FoundationCalculator) -> floa
 
 
 def nve(atoms: Atoms, *, steps: int, time_step_fs: float, temperature: float, seed: int) -> tuple[float, float, float]:
-    """Run NVE dynamics.
+    """Relax a little (the frames come from other temperatures and another potential), then run NVE dynamics.
+
+    Velocities start at twice the temperature: after a relaxation half of their energy goes into potential energy.
 
     Returns:
         Drift, meV/atom/ps; standard deviation of the total energy about the line, meV/atom; mean temperature, K.
     """
+    FIRE(atoms, logfile=None).run(fmax=0.2, steps=60)
     rng = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    thermalize_momenta(atoms, temperature_K=2 * temperature, rng=rng)
     Stationary(atoms)
     dynamics = VelocityVerlet(atoms, timestep=time_step_fs * units.fs)
     energies, temperatures = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -23,6 +24,10 @@ from foundation.scaling import Scaling, ScalingTable
 
 if TYPE_CHECKING:
     from foundation.predict import Input, Prediction
+
+
+CALIBRATION_DISPLACEMENT = 0.05
+"""Å; about the thermal motion at room temperature."""
 
 
 class ModelConfig(Config):
@@ -94,11 +99,18 @@ class FoundationModel(nn.Module):
 
     @torch.no_grad()
     def prepare(self, table: ScalingTable, batch: AtomGraph) -> None:
-        """Take over measured scales and start all features at unit variance on one batch of training structures."""
+        """Take over measured scales and start all features at unit variance on one batch of training structures.
+
+        Their atoms are moved a little: in an ideal crystal or a planar molecule symmetry forbids some features, and
+        unit variance of rounding noise would make the smallest displacement a large one.
+        """
         self.scaling.set_table(table)
         self.backbone.mean_neighbors.fill_(table.mean_neighbors)
+        moved = copy.copy(batch)
+        noise = torch.randn(batch.positions.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        moved.positions = batch.positions + CALIBRATION_DISPLACEMENT * noise.to(batch.positions.device)
         with calibrated(self.backbone):
-            self.backbone(batch)
+            self.backbone(moved)
 
     def forward(
         self, graph: AtomGraph, *, properties: Collection[str], create_graph: bool = False
@@ -172,9 +184,10 @@ def _derived(
 ) -> dict[str, Tensor]:
     derived: dict[str, Tensor] = {}
     if "born_charges" in asked:
-        derived["born_charges"] = born_charges(
-            predictions["dipole"], moving, create_graph=create_graph, retain_graph=True
-        )
+        charges = born_charges(predictions["dipole"], moving, create_graph=create_graph, retain_graph=True)
+        # Where the dipole is undefined, so is its derivative; autograd would call it zero.
+        undefined = predictions["dipole"].isnan().any(dim=1)[moving.graph.graph_index]
+        derived["born_charges"] = torch.where(undefined[:, None, None], torch.nan, charges)
     if asked & {"forces", "stress"}:
         forces, stress = forces_and_stress(predictions["energy"], moving, create_graph=create_graph, retain_graph=True)
         derived["forces"] = forces

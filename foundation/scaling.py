@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from foundation.data.graph import AtomGraph
@@ -17,7 +17,7 @@ from foundation.properties import PROPERTIES, Property
 
 NUM_ATOMIC_NUMBERS = 119
 RIDGE = 1e-6
-"""Ridge of the least-squares fits, relative to an element's mean square count: only to split what data leave open."""
+"""Ridge of the least-squares fits, relative to each element's column: only to split what the data leave open."""
 
 
 @dataclass(frozen=True)
@@ -185,29 +185,24 @@ def _fit_references(
     how: dict[str, str] = {}
     for index, level in enumerate(levels):
         counts, values = _compositions(graphs, prop, index)
-        seen = _seen_elements(graphs, index)
+        labelled = torch.nonzero(counts.sum(0))[:, 0]
         given = isolated_atoms.get(level, {})
         if given:
             known = torch.tensor(sorted(given))
             table[index, known] = torch.tensor([given[int(number)] for number in known], dtype=torch.float64)
             how[level] = "energies of isolated atoms, given with the data"
-            missing = [int(number) for number in seen if int(number) not in given]
+            missing = [int(number) for number in labelled if int(number) not in given]
             if not missing:
                 continue
             rest = values - counts[:, known] @ table[index, known]
             table[index, missing] = _ridge(counts[:, missing], rest)
             how[level] += f"; fitted by ridge least squares for atomic numbers {missing}"
         elif len(values):
-            table[index, seen] = _ridge(counts[:, seen], values)
+            table[index, labelled] = _ridge(counts[:, labelled], values)
             how[level] = f"ridge least squares on {len(values)} training labels"
         else:
             how[level] = "none: no labels at this level"
     return table, how
-
-
-def _seen_elements(graphs: Sequence[AtomGraph], level: int) -> Int[Tensor, " elements"]:
-    numbers = [graph.atomic_numbers[graph.level_index[graph.graph_index] == level] for graph in graphs]
-    return torch.unique(torch.cat(numbers)) if numbers else torch.zeros(0, dtype=torch.int64)
 
 
 def _compositions(graphs: Sequence[AtomGraph], prop: Property, level: int) -> tuple[Tensor, Tensor]:
@@ -230,9 +225,13 @@ def _compositions(graphs: Sequence[AtomGraph], prop: Property, level: int) -> tu
 
 
 def _ridge(counts: Float[Tensor, "labels elements"], values: Float[Tensor, " labels"]) -> Float[Tensor, " elements"]:
-    """Least squares about the mean value per atom, so that directions without data stay at that mean."""
+    """Least squares about the mean value per atom, so that directions without data stay at that mean.
+
+    Columns are scaled to unit length first: the ridge then weighs a rare element as it weighs a common one.
+    """
     mean = values.sum() / counts.sum()
     residual = values - counts.sum(1) * mean
-    gram = counts.T @ counts
-    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return mean + torch.linalg.solve(gram + ridge, counts.T @ residual)
+    size = counts.square().sum(0).sqrt()
+    scaled = counts / size
+    gram = scaled.T @ scaled + RIDGE * torch.eye(len(size), dtype=counts.dtype)
+    return mean + torch.linalg.solve(gram, scaled.T @ residual) / size

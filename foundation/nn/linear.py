@@ -12,6 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+MAXIMUM_GAIN = 100.0
+"""Largest gain of `calibrated`, times what unit-variance inputs would need: a degree that the structures of the
+calibration lack must not be blown up."""
+
 
 class ScaledLinear(nn.Module):
     """y = x W / sqrt(fan_in) (+ b), W ~ N(0, 1)."""
@@ -60,8 +64,8 @@ class EquivariantLinear(nn.Module):
     def _calibrate(self, inputs: list[Tensor]) -> None:
         for degree, (part, weight) in enumerate(zip(inputs, self.weights, strict=True)):
             size = (part @ weight).square().mean().sqrt()
-            if size > 0:
-                self.gain[degree] = 1.0 / size
+            largest = MAXIMUM_GAIN * len(weight) ** -0.5
+            self.gain[degree] = min(1.0 / float(size), largest) if size > 0 else len(weight) ** -0.5
 
 
 @contextmanager
