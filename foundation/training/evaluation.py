@@ -43,7 +43,7 @@ def evaluate(
     device: torch.device | str,
     properties: Mapping[str, Sequence[str]] | None = None,
 ) -> Evaluation:
-    """Compare predictions with all labels that the model can predict.
+    """Compare predictions with all labels that the model can predict, on this rank alone: it never communicates.
 
     Args:
         model: Evaluated as it is, in evaluation mode; moved to `device`.
@@ -89,7 +89,7 @@ def _evaluate_dataset(
             outputs = model(graph, properties=tuple(asked))
         for name in asked:
             if name not in metrics:
-                metrics[name] = build_metric(PROPERTIES[name], num_datasets=1).to(device)
+                metrics[name] = build_metric(PROPERTIES[name], num_datasets=1, communicate=False).to(device)
             metrics[name].update(outputs[name], graph, graph.masks[name])
             for key, values in _labelled_rows(name, outputs[name], graph, model):
                 pieces.setdefault(key, []).append(values)

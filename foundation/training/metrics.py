@@ -52,6 +52,18 @@ class PropertyMetric(Metric, ABC):
 
     full_state_update = False
 
+    def __init__(self, prop: Property, *, num_datasets: int, communicate: bool) -> None:
+        """Start from nothing.
+
+        Args:
+            prop: What is judged.
+            num_datasets: How many are told apart.
+            communicate: Whether scores are over all ranks, which then must all ask for them; else over this one.
+        """
+        super().__init__(sync_on_compute=communicate)
+        self.prop = prop
+        self.num_datasets = num_datasets
+
     @abstractmethod
     def scores(self) -> dict[int, dict[str, Scores]]:
         """Data set index -> property (or what is derived from it) -> scores; only where labels were seen."""
@@ -62,6 +74,18 @@ class PropertyMetric(Metric, ABC):
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric", category=UserWarning)
             return self.compute()
 
+    def kept(self) -> dict[str, Tensor | list[Tensor]]:
+        """What was accumulated on this rank, for a checkpoint."""
+        return {
+            name: list(state) if isinstance(state, list) else state.clone() for name, state in self.metric_state.items()
+        }
+
+    def restore(self, kept: Mapping[str, Tensor | list[Tensor]]) -> None:
+        """Go on from what `kept` gave."""
+        for name, state in kept.items():
+            moved = [part.to(self.device) for part in state] if isinstance(state, list) else state.to(self.device)
+            setattr(self, name, moved)
+
 
 class RegressionErrors(PropertyMetric):
     """Mean absolute and root mean square error over components; energies also per atom."""
@@ -70,9 +94,8 @@ class RegressionErrors(PropertyMetric):
     squared: Tensor
     count: Tensor
 
-    def __init__(self, prop: Property, *, num_datasets: int) -> None:
-        super().__init__()
-        self.prop = prop
+    def __init__(self, prop: Property, *, num_datasets: int, communicate: bool) -> None:
+        super().__init__(prop, num_datasets=num_datasets, communicate=communicate)
         self.names = (prop.name, ENERGY_PER_ATOM) if prop.name == "energy" else (prop.name,)
         for state in ("absolute", "squared", "count"):
             zeros = torch.zeros(len(self.names), num_datasets, dtype=torch.float64)
@@ -120,9 +143,8 @@ class ElementAccuracy(PropertyMetric):
     correct: Tensor
     count: Tensor
 
-    def __init__(self, prop: Property, *, num_datasets: int) -> None:
-        super().__init__()
-        self.prop = prop
+    def __init__(self, prop: Property, *, num_datasets: int, communicate: bool) -> None:
+        super().__init__(prop, num_datasets=num_datasets, communicate=communicate)
         for state in ("correct", "count"):
             self.add_state(state, torch.zeros(num_datasets, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -160,10 +182,8 @@ class BinaryScores(PropertyMetric):
     owners: list[Tensor]
     masks: list[Tensor]
 
-    def __init__(self, prop: Property, *, num_datasets: int) -> None:
-        super().__init__()
-        self.prop = prop
-        self.num_datasets = num_datasets
+    def __init__(self, prop: Property, *, num_datasets: int, communicate: bool) -> None:
+        super().__init__(prop, num_datasets=num_datasets, communicate=communicate)
         for state in ("logits", "labels", "owners", "masks"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
@@ -238,13 +258,13 @@ def top_scores(
     return {f"top{k}": len(np.unique(inverse[labels & (rank < k)])) / len(with_site) for k in TOP_RANKS}
 
 
-def build_metric(prop: Property, *, num_datasets: int) -> PropertyMetric:
-    """The metric that judges a property."""
+def build_metric(prop: Property, *, num_datasets: int, communicate: bool) -> PropertyMetric:
+    """The metric that judges a property, over all ranks or this one alone."""
     if prop.name == "masked_element":
-        return ElementAccuracy(prop, num_datasets=num_datasets)
+        return ElementAccuracy(prop, num_datasets=num_datasets, communicate=communicate)
     if prop.kind == "classification":
-        return BinaryScores(prop, num_datasets=num_datasets)
-    return RegressionErrors(prop, num_datasets=num_datasets)
+        return BinaryScores(prop, num_datasets=num_datasets, communicate=communicate)
+    return RegressionErrors(prop, num_datasets=num_datasets, communicate=communicate)
 
 
 def named_scores(

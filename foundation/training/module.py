@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from foundation.errors import InputError
 from foundation.model import FoundationModel
 from foundation.properties import PROPERTIES
 from foundation.training.ema import EmaConfig, WeightAverage
+from foundation.training.finiteness import not_finite
 from foundation.training.metrics import LossSums, PropertyMetric, build_metric, named_scores, overall_scores
 from foundation.training.objectives.base import Objective
 from foundation.training.optim import OptimizerConfig, build_optimizer
@@ -120,7 +120,10 @@ class FoundationModule(LightningModule):
     def _build_metrics(self) -> nn.ModuleDict:
         names = dict.fromkeys(objective.predicts for objective in self._objectives())
         return nn.ModuleDict(
-            {name: build_metric(PROPERTIES[name], num_datasets=len(self.dataset_names)) for name in names}
+            {
+                name: build_metric(PROPERTIES[name], num_datasets=len(self.dataset_names), communicate=True)
+                for name in names
+            }
         )
 
     def _objectives(self) -> list[Objective]:
@@ -194,23 +197,42 @@ class FoundationModule(LightningModule):
             torch.distributed.all_reduce(self.window)
         named = self._named_losses("train", self.window)
         self.window.zero_()
-        if not math.isfinite(named["train/loss"]):
-            raise FloatingPointError(
-                f"the loss is not finite after step {self.trainer.global_step}: {named}; "
-                "lower optimizer.learning_rate or set trainer.gradient_clip_val"
-            )
-        self.latest_scores = overall_scores(dict(self.train_metrics.items()))  # type: ignore[arg-type]
+        self._refuse_not_finite("train", named)
+        self.latest_scores = overall_scores(self._train_metrics())
         named |= self._named_metrics("train", self.train_metrics)
         named["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict(named, batch_size=batch.num_graphs)
 
+    def on_train_epoch_end(self) -> None:
+        """Look at the steps that no log has covered yet; they stay in the window.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
+        window = self.window.clone()
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(window)
+        self._refuse_not_finite("train", self._named_losses("train", window))
+
     def on_validation_epoch_end(self) -> None:
-        """Log the validation's losses and metrics, over all batches and ranks."""
+        """Log the validation's losses and metrics, over all batches and ranks.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
         named = self._named_losses("val", self.val_losses.compute())
         self.val_losses.reset()
+        self._refuse_not_finite("val", named)
         named |= self._named_metrics("val", self.val_metrics)
         # The same on every rank already; `sync_dist` only tells Lightning so.
         self.log_dict(named, batch_size=1, sync_dist=True)
+
+    def _refuse_not_finite(self, stage: str, named: dict[str, float]) -> None:
+        tasks = {objective.name: objective.predicts for objective in self._objectives()}
+        when = f"after step {self.trainer.global_step}"
+        problem = not_finite(named, stage=stage, when=when, tasks=tasks, model=self.model)
+        if problem is not None:
+            raise FloatingPointError(problem)
 
     def _named_losses(self, stage: str, sums: Float[Tensor, "2 objectives"]) -> dict[str, float]:
         totals, counts = sums.tolist()
@@ -231,12 +253,29 @@ class FoundationModule(LightningModule):
     # ----------------------------------------------------------------------------------------------------- checkpoint
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position in the streams of randomness."""
-        checkpoint[CHECKPOINT_KEY] = {"batches_seen": self.batches_seen, "seed": self.seed}
+        """Keep the position in the streams of randomness, and what was summed up since the last log."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "batches_seen": self.batches_seen,
+            "seed": self.seed,
+            "window": self.window.clone(),
+            "train_metrics": {name: metric.kept() for name, metric in self._train_metrics().items()},
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where the checkpoint left off."""
-        self.batches_seen = int(checkpoint[CHECKPOINT_KEY]["batches_seen"])
+        """Go on where the checkpoint left off.
+
+        The sums since the last log are those of the rank that wrote the checkpoint, and go to the first rank only:
+        no entry counts twice. Checkpoints of earlier versions hold none.
+        """
+        kept = checkpoint[CHECKPOINT_KEY]
+        self.batches_seen = int(kept["batches_seen"])
+        if self.global_rank == 0 and "window" in kept:
+            self.window.copy_(kept["window"])
+            for name, metric in self._train_metrics().items():
+                metric.restore(kept["train_metrics"][name])
+
+    def _train_metrics(self) -> dict[str, PropertyMetric]:
+        return dict(self.train_metrics.items())  # type: ignore[arg-type]
 
 
 def derived_seed(seed: int, rank: int, step: int, stream: str) -> int:

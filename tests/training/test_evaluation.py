@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 from foundation.data.graph import AtomGraph, collate
 from foundation.data.sampler import BatchConfig
 from foundation.model import FoundationModel
+from foundation.properties import PROPERTIES
 from foundation.scaling import composition_baseline
 from foundation.training.evaluation import bounded_batches, evaluate
+from foundation.training.metrics import build_metric
 
 MakeModel = Callable[[], FoundationModel]
 
@@ -71,6 +74,25 @@ def test_a_model_in_training_mode_is_left_in_it(graphs: list[AtomGraph], make_mo
     evaluate(model, {"mine": graphs[:1]}, batch=BatchConfig(max_structures=1), device="cpu")
     assert model.training
     assert torch.equal(graphs[0].dataset_index, before)
+
+
+def test_evaluation_never_communicates(
+    graphs: list[AtomGraph], make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a rank that evaluates alone would wait for ever")
+
+    store = torch.distributed.FileStore(str(tmp_path / "ranks"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        for name in ("all_gather", "all_reduce", "barrier", "broadcast"):
+            monkeypatch.setattr(torch.distributed, name, refuse)
+        with pytest.raises(AssertionError, match="for ever"):
+            build_metric(PROPERTIES["energy"], num_datasets=1, communicate=True).computed()
+        found = evaluate(make_model(), {"mine": graphs[:4]}, batch=BatchConfig(max_structures=4), device="cpu")
+    finally:
+        torch.distributed.destroy_process_group()
+    assert {"energy", "handedness"} <= found.metrics["mine"].keys()
 
 
 def test_batches_respect_every_bound_and_lose_nothing(graphs: list[AtomGraph]) -> None:

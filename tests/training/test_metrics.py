@@ -22,7 +22,7 @@ from foundation.training.metrics import (
 
 
 def test_errors_are_over_all_entries_not_averages_of_batch_averages(graphs: list[AtomGraph]) -> None:
-    metric = RegressionErrors(PROPERTIES["forces"], num_datasets=2)
+    metric = RegressionErrors(PROPERTIES["forces"], num_datasets=2, communicate=True)
     residuals: dict[int, list[np.ndarray]] = {0: [], 1: []}
     generator = torch.Generator().manual_seed(0)
     for batch in (collate(graphs[:3]), collate(graphs[3:20])):
@@ -42,7 +42,7 @@ def test_errors_are_over_all_entries_not_averages_of_batch_averages(graphs: list
 
 def test_energies_are_judged_per_structure_and_per_atom(graphs: list[AtomGraph]) -> None:
     batch = collate(graphs[:6])
-    metric = RegressionErrors(PROPERTIES["energy"], num_datasets=2)
+    metric = RegressionErrors(PROPERTIES["energy"], num_datasets=2, communicate=True)
     metric.update(batch.targets["energy"] + 0.5 * batch.num_atoms_per_graph, batch, batch.masks["energy"])
     first = metric.scores()[0]
     assert first["energy_per_atom"]["mae"] == pytest.approx(0.5)
@@ -53,7 +53,7 @@ def test_energies_are_judged_per_structure_and_per_atom(graphs: list[AtomGraph])
 
 def test_data_sets_without_labels_are_left_out(graphs: list[AtomGraph]) -> None:
     batch = collate([graph for graph in graphs if int(graph.dataset_index) == 0])
-    metric = RegressionErrors(PROPERTIES["energy"], num_datasets=2)
+    metric = RegressionErrors(PROPERTIES["energy"], num_datasets=2, communicate=True)
     assert metric.scores() == {}
     metric.update(batch.targets["energy"], batch, batch.masks["energy"])
     assert set(metric.scores()) == {0}
@@ -83,7 +83,7 @@ def test_top_k_counts_molecules_whose_best_atoms_hold_a_site() -> None:
 
 def test_a_structure_seen_twice_counts_once(graphs: list[AtomGraph]) -> None:
     batch = collate(graphs[:5])
-    metric = BinaryScores(PROPERTIES["handedness"], num_datasets=2)
+    metric = BinaryScores(PROPERTIES["handedness"], num_datasets=2, communicate=True)
     logits = torch.arange(5.0) - 2
     for _ in range(2):
         metric.update(logits, batch, label_mask(batch, "handedness"))
@@ -91,7 +91,7 @@ def test_a_structure_seen_twice_counts_once(graphs: list[AtomGraph]) -> None:
 
 
 def test_a_rank_without_batches_still_has_something_to_gather() -> None:
-    metric = BinaryScores(PROPERTIES["site_of_metabolism"], num_datasets=2)
+    metric = BinaryScores(PROPERTIES["site_of_metabolism"], num_datasets=2, communicate=True)
     assert metric.scores() == {}
     assert [len(part) for part in (metric.logits, metric.labels, metric.owners, metric.masks)] == [1, 1, 1, 1]
 
@@ -101,7 +101,7 @@ def test_element_accuracy(graphs: list[AtomGraph]) -> None:
     batch.targets["masked_element"] = torch.zeros(batch.positions.shape[0], dtype=torch.int64)
     logits = torch.zeros(batch.positions.shape[0], 3)
     logits[0, 1] = 1
-    metric = ElementAccuracy(PROPERTIES["masked_element"], num_datasets=1)
+    metric = ElementAccuracy(PROPERTIES["masked_element"], num_datasets=1, communicate=True)
     mask = torch.zeros(batch.positions.shape[0], dtype=torch.bool)
     mask[:4] = True
     metric.update(logits, batch, mask)
@@ -110,7 +110,10 @@ def test_element_accuracy(graphs: list[AtomGraph]) -> None:
 
 def test_names_state_stage_data_set_property_and_unit(graphs: list[AtomGraph]) -> None:
     batch = collate(graphs[:6])
-    metrics = {name: build_metric(PROPERTIES[name], num_datasets=2) for name in ("energy", "forces", "handedness")}
+    metrics = {
+        name: build_metric(PROPERTIES[name], num_datasets=2, communicate=True)
+        for name in ("energy", "forces", "handedness")
+    }
     for name, metric in metrics.items():
         metric.update(torch.zeros_like(batch.targets[name]), batch, batch.masks[name])
     named = named_scores(metrics, stage="val", dataset_names=("rmd17", "spice"))

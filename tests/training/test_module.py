@@ -166,16 +166,18 @@ def test_the_average_follows_the_raw_weights_and_validation_uses_it(make_model: 
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
     optimizer: OptimizerConfig, make_model: MakeModel, make_data: MakeData, tmp_path: Path
 ) -> None:
-    def train(checkpoint: Path | None, callbacks: list[Callback]) -> tuple[FoundationModule, Trainer]:
+    def train(checkpoint: Path | None, callbacks: list[Callback]) -> tuple[FoundationModule, Trainer, dict[str, float]]:
+        record = RecordMetrics()
         module = make_module(make_model(), optimizer=optimizer, ema=EmaConfig(decay=0.9))
-        trainer = make_trainer(max_steps=9, gradient_clip_val=5.0, callbacks=callbacks)
+        trainer = make_trainer(max_steps=9, log_every_n_steps=4, gradient_clip_val=5.0, callbacks=[*callbacks, record])
         trainer.fit(module, datamodule=make_data(), ckpt_path=checkpoint, weights_only=True if checkpoint else None)
-        return module, trainer
+        return module, trainer, record.epochs[-2]  # after step 8, the last that was logged
 
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    straight, trainer = train(None, [keep])
-    for step in (4, 6):  # an epoch has 4 steps: once at its end, once amid the next
-        resumed, again = train(tmp_path / f"step={step}.ckpt", [])
+    straight, trainer, logged = train(None, [keep])
+    assert {"train/loss", "train/first/forces_mae_eV_per_A", "val/loss"} <= logged.keys()
+    for step in (4, 6):  # an epoch has 4 steps: once at its end, once amid the next and what will be logged at step 8
+        resumed, again, logged_again = train(tmp_path / f"step={step}.ckpt", [])
         assert again.global_step == trainer.global_step == 9
         assert resumed.batches_seen == straight.batches_seen
         for name, value in straight.model.state_dict().items():
@@ -189,8 +191,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(
         for number, moments in states[0]["state"].items():
             for name, value in moments.items():
                 assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[1]["state"][number][name]))
-        ended = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        assert ended == {name: float(value) for name, value in again.callback_metrics.items() if name in ended}
+        assert logged == logged_again
 
 
 def test_randomness_depends_on_seed_rank_step_and_stream_only() -> None:
@@ -220,12 +221,37 @@ def test_batches_without_any_label_of_a_task_change_nothing_but_do_not_stop_trai
         assert torch.equal(value.nan_to_num(), before[name].nan_to_num())
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(make_model: MakeModel, make_data: MakeData) -> None:
+@pytest.mark.parametrize(("log_every", "stage"), [(1, "train"), (50, "val")])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    log_every: int, stage: str, make_model: MakeModel, make_data: MakeData
+) -> None:
     module = make_module(make_model())
     with torch.no_grad():
         module.model.backbone.conditioning.element.fill_(torch.inf)
-    with pytest.raises(FloatingPointError, match=r"not finite after step 0.*lower optimizer.learning_rate"):
-        make_trainer(max_epochs=1).fit(module, datamodule=make_data())
+    expected = rf"the {stage} loss is not finite after step \d: 'energy' \((nan|inf)\).*lower optimizer.learning_rate"
+    with pytest.raises(FloatingPointError, match=expected):
+        make_trainer(max_epochs=1, log_every_n_steps=log_every).fit(module, datamodule=make_data())
+
+
+def test_labels_that_the_model_cannot_give_are_named_at_the_end_of_an_epoch(
+    make_model: MakeModel, graphs: list[AtomGraph]
+) -> None:
+    labelled = [graph.clone() for graph in graphs[:4]]
+    for graph in labelled:  # of molecules
+        graph.targets = {**graph.targets, "stress": torch.zeros(1, 3, 3, dtype=torch.float64)}
+        graph.masks = {**graph.masks, "stress": torch.ones(1, dtype=torch.bool)}
+    tasks = {name: SupervisedConfig(property=name, weight=1.0) for name in ("energy", "stress")}
+    module = make_module(make_model(), objectives=tasks)
+    with pytest.raises(FloatingPointError) as caught:
+        make_trainer(max_epochs=1, log_every_n_steps=50).fit(
+            module,
+            DataLoader(labelled, batch_size=2, collate_fn=collate),  # type: ignore[arg-type]
+        )
+    message = str(caught.value)
+    assert message.startswith("the train loss is not finite after step 2: 'stress' (nan); 'stress': labels that")
+    assert "do not repeat in all three directions" in message
+    assert "'energy'" not in message
+    assert "learning_rate" not in message
 
 
 def test_inference_mode_is_refused(make_model: MakeModel, make_data: MakeData) -> None:

@@ -149,15 +149,33 @@ def test_objectives_that_the_model_cannot_serve_are_all_named(make_model: Callab
     configs = {
         "dipole": SupervisedConfig(property="dipole", weight=1.0),
         "noise": DenoisingConfig(weight=1.0, view="one"),
-        "more noise": DenoisingConfig(weight=1.0, view="two"),
+        "labelled noise": SupervisedConfig(property="position_noise", weight=1.0),
         "plain": MaskedAtomsConfig(weight=1.0, view="clean"),
     }
     with pytest.raises(InputError) as caught:
         build_objectives(configs, model=make_model(), dataset_names=NAMES)
     first, second, third = caught.value.problems
     assert first.startswith("'dipole': the model has no head for 'dipole'; it predicts: energy, forces")
-    assert second.startswith("'more noise': view 'two' of 'position_noise', which 'noise' compares in view 'one'")
+    assert second.startswith("'labelled noise': view 'clean' of 'position_noise', which 'noise' compares in view 'one'")
     assert third == "'plain': view 'clean' is the batch as loaded; name another"
+
+
+@pytest.mark.parametrize("view", ["corrupted", "other"])
+def test_two_objectives_never_make_the_labels_of_one_property(
+    view: str, make_model: Callable[[], FoundationModel]
+) -> None:
+    configs = {
+        "noise": DenoisingConfig(weight=1.0, data=("first",)),
+        "mask": MaskedAtomsConfig(weight=1.0),
+        "more noise": DenoisingConfig(weight=1.0, data=("second",), view=view),
+        "more mask": MaskedAtomsConfig(weight=1.0, view=view),
+    }
+    with pytest.raises(InputError) as caught:
+        build_objectives(configs, model=make_model(), dataset_names=NAMES)
+    first, second = caught.value.problems
+    assert first.startswith("'more noise': 'noise' makes the labels of 'position_noise' already; allowed: one such")
+    assert second.startswith("'more mask': 'mask' makes the labels of 'masked_element' already")
+    assert len(build_objectives({"a": configs["noise"], "b": configs["mask"]}, model=make_model(), dataset_names=NAMES))
 
 
 def test_nothing_to_train_is_refused(make_model: Callable[[], FoundationModel]) -> None:

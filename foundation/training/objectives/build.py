@@ -32,7 +32,8 @@ def build_objectives(
         dataset_names: In order of `dataset_index`.
 
     Raises:
-        InputError: Nothing to train, something that the model does not predict, or one property in two views.
+        InputError: Nothing to train, something that the model does not predict, one property in two views, or
+            two objectives that would overwrite each other's labels.
     """
     if not configs:
         raise InputError("nothing to train: give at least one task or objective")
@@ -43,7 +44,16 @@ def build_objectives(
         for objective in objectives
         if objective.predicts not in model.properties
     ]
+    makers: dict[str, str] = {}
     for objective in objectives:
+        if not isinstance(objective, SupervisedObjective):
+            maker = makers.setdefault(objective.predicts, objective.name)
+            if maker != objective.name:
+                problems.append(
+                    f"'{objective.name}': '{maker}' makes the labels of '{objective.predicts}' already; allowed: one "
+                    "such objective, whose `data` may list several data sets"
+                )
+                continue
         first = next(other for other in objectives if other.predicts == objective.predicts)
         if first.view != objective.view:
             problems.append(
