@@ -145,6 +145,14 @@ class Store:
         graph.structure_index = torch.tensor([index])
         return graph
 
+    def periodic_axes(self) -> Int[np.ndarray, " structures"]:
+        """Bits of the axes along which each structure repeats: 0 for a molecule, 7 for a crystal.
+
+        Raises:
+            InputError: A shard is broken.
+        """
+        return np.concatenate([self._shard(number).periodic_axes for number in range(len(self._entries))])
+
     def load_edge_counts(self, cutoff: float) -> Int[np.ndarray, " structures"]:
         """Number of edges of each structure within `cutoff` (Å) as far as they were counted before; -1 elsewhere."""
         unknown = np.full(len(self), -1, dtype=np.int64)
@@ -197,6 +205,11 @@ class _Shard:
             for name in ("positions", "atomic_numbers", "cell", *self._target_columns)
             for view in (ListView(single_chunk(table, name)),)
         ]
+
+    @property
+    def periodic_axes(self) -> Int[np.ndarray, " structures"]:
+        """Bits of the axes along which each structure repeats."""
+        return dict(self._scalars)["pbc"].astype(np.int64)
 
     def arrays(self, row: int) -> dict[str, np.ndarray]:
         found = {name: column[row : row + 1] for name, column in self._scalars}

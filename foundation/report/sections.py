@@ -287,6 +287,10 @@ def opening_sentence(run: RunFiles) -> str:
 def state_sentence(run: RunFiles) -> str:
     """How far the run has come, and whether it ended."""
     reached, took = _reached(run)
+    training = mapping(run.summary.get("training"))
+    if training.get("stopped_by") == "max_time":
+        steps, planned = training.get("steps"), training.get("planned_steps")
+        return f"Cut short by max_time{took}: {count(steps)} of {count(planned)} planned steps; resume with more time."
     if run.is_finished:
         return f"Finished{took} ({reached})."
     return f"Not finished: still running, or interrupted; last seen at {reached}{took}."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 from foundation.config import dump_yaml, load_yaml, to_dict, validate
 from foundation.errors import InputError
 from foundation.recipe import Recipe
+from foundation.run.ending import seconds_of
 
 __all__ = ["RunDirectory", "read_recipe", "recipe_to_dict"]
 
@@ -37,10 +40,21 @@ class RunDirectory:
         """What a resumed run goes on from."""
         return self.path / LAST_CHECKPOINT
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run has written its summary, which comes last but for the report."""
-        return (self.path / SUMMARY_FILE).is_file()
+    def is_finished(self, recipe: Recipe) -> bool:
+        """Whether there is nothing left to do: the summary is written, and time did not cut the run short.
+
+        A run that `trainer.max_time` cut short goes on when the recipe now gives it more time.
+
+        Args:
+            recipe: What is asked for now.
+        """
+        if not (self.path / SUMMARY_FILE).is_file():
+            return False
+        summary = json.loads((self.path / SUMMARY_FILE).read_text(encoding="utf-8"))
+        if summary.get("training", {}).get("stopped_by") != "max_time":
+            return True
+        before, now = (one.trainer.get("max_time") for one in (read_recipe(self.path), recipe))
+        return seconds_of(now) <= seconds_of(before)
 
     def check_free(self) -> None:
         """Refuse to write into something that is there.
@@ -71,13 +85,14 @@ class RunDirectory:
             raise InputError(problems)
 
     def create(self, recipe: Recipe) -> None:
-        """Make the directory and write the resolved recipe.
+        """Make the directory and write the resolved recipe; a run that goes on is not finished any more.
 
         Raises:
             InputError: It cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / SUMMARY_FILE).unlink(missing_ok=True)
             self.write_text(RECIPE_FILE, dump_yaml(recipe_to_dict(recipe)))
         except OSError as error:
             raise InputError(f"run directory '{self.path}': cannot be written: {error}") from error
@@ -90,8 +105,12 @@ class RunDirectory:
         os.replace(temporary, target)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write JSON; NaN is not allowed in it."""
-        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        """Write JSON; numbers that are not finite become null, with a warning."""
+        lost: list[str] = []
+        text = json.dumps(_finite(value, "", lost), indent=2, ensure_ascii=False, allow_nan=False)
+        self.write_text(name, text + "\n")
+        if lost:
+            print(f"warning: {name}: not finite, written as null: {', '.join(lost)}", file=sys.stderr, flush=True)
 
     def write_predictions(self, split: str, predictions: Mapping[str, Mapping[str, np.ndarray]]) -> None:
         """Write labels and predictions of every data set of a split.
@@ -147,6 +166,18 @@ def read_recipe(run: Path) -> Recipe:
     """
     file = run / RECIPE_FILE
     return validate(Recipe, load_yaml(file), where=str(file))
+
+
+def _finite(value: Any, where: str, lost: list[str]) -> Any:
+    """The value with None for numbers that are not finite, whose places are added to `lost`."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner, f"{where}.{key}".lstrip("."), lost) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner, f"{where}.{index}", lost) for index, inner in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        lost.append(where)
+        return None
+    return value
 
 
 def _flat(data: Any, path: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,15 @@ from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
 from foundation.properties import get_property
 from foundation.recipe import Recipe
+from foundation.run.checks import (
+    Validation,
+    check_periodicity,
+    check_references,
+    elements_in,
+    labelled_rows,
+    learnt,
+    validation_of,
+)
 from foundation.run.heads import heads_for
 from foundation.scaling import ScalingTable, fit_scaling
 from foundation.training.module import FoundationModule
@@ -32,9 +41,6 @@ CALIBRATION_STRUCTURES = 32
 """Training structures on which features start at unit variance."""
 
 
-_ELEMENT = re.compile(r"[A-Z][a-z]?")
-
-
 @dataclass(frozen=True)
 class Plan:
     """A run that is ready to start.
@@ -46,6 +52,7 @@ class Plan:
         module: What the trainer trains.
         scaling: What was measured on training data.
         init: What became of every weight, if the model starts from another.
+        validation: What the validation loss counts.
     """
 
     recipe: Recipe
@@ -54,6 +61,7 @@ class Plan:
     module: FoundationModule
     scaling: ScalingTable
     init: InitReport | None
+    validation: Validation
 
 
 def prepare_data(recipe: Recipe) -> GraphDataModule:
@@ -124,9 +132,11 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         start: The model to start from; None for random weights.
 
     Raises:
-        InputError: A head, element or initialisation that does not fit.
+        InputError: A head, element or initialisation that does not fit; labels that the model could not give.
     """
     heads = heads_for(recipe.tasks, recipe.objectives)
+    check_periodicity(recipe, data, heads)
+    validation = validation_of(recipe, data)
     config = ModelConfig(
         backbone=recipe.model.backbone,
         heads=heads,
@@ -136,13 +146,15 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
     )
     torch.manual_seed(recipe.seed)
     model = FoundationModel(config)
-    graphs = scaling_sample(data)
+    graphs = scaling_sample(data, learnt(recipe))
     scaling = fit_scaling(graphs, properties=model.properties, levels=data.levels, isolated_atoms=_isolated_atoms(data))
     chosen = np.unique(np.linspace(0, len(graphs) - 1, min(CALIBRATION_STRUCTURES, len(graphs))).round().astype(int))
     model.prepare(scaling, collate([graphs[index] for index in chosen]))
     report = None
     if recipe.init is not None and start is not None:
         report = initialise_from(model, load(start), keep=recipe.init.keep, reset=recipe.init.reset)
+    if recipe.init is None or start is not None:
+        check_references(recipe, data, model.scaling)
     module = FoundationModule(
         model,
         build_objectives(_objective_configs(recipe), model=model, dataset_names=data.dataset_names),
@@ -152,22 +164,47 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         dataset_names=data.dataset_names,
         seed=recipe.seed,
     )
-    return Plan(recipe=recipe, data=data, model=model, module=module, scaling=scaling, init=report)
+    return Plan(
+        recipe=recipe, data=data, model=model, module=module, scaling=scaling, init=report, validation=validation
+    )
 
 
-def scaling_sample(data: GraphDataModule) -> list[AtomGraph]:
-    """Training structures to measure scales on: all, or evenly spaced ones with each element among them."""
+def scaling_sample(data: GraphDataModule, wanted: Mapping[str, Sequence[str]]) -> list[AtomGraph]:
+    """Training structures to measure scales on: all, or evenly spaced ones with each labelled element among them.
+
+    Args:
+        data: Set up.
+        wanted: Data set -> properties that are learnt from it. Other labels are left out; those that a learnt property
+            is the derivative of stay.
+    """
     graphs: list[AtomGraph] = []
     for name in data.dataset_names:
         if "train" not in data.splits(name):
             continue
+        bases = (get_property(prop).derived_from for prop in wanted[name])
+        properties = {*wanted[name], *(base for base in bases if base is not None)}
         part = data.graphs(name, "train")
         chosen = np.arange(len(part))
         if len(part) > SCALING_STRUCTURES:
-            spaced = np.linspace(0, len(part) - 1, SCALING_STRUCTURES).round().astype(int)
-            chosen = np.unique([*spaced, *_first_with_each_element([part.store.formulas[row] for row in part.rows])])
-        graphs += [part[int(index)] for index in chosen]
+            place = {int(row): index for index, row in enumerate(part.rows)}
+            firsts = [0]
+            for prop in properties:
+                rows = labelled_rows(data, name, "train", prop)
+                first = _first_with_each_element([part.store.formulas[row] for row in rows])
+                firsts += [place[int(rows[index])] for index in first]
+            chosen = np.unique([*np.linspace(0, len(part) - 1, SCALING_STRUCTURES).round().astype(int), *firsts])
+        graphs += [_with_labels(part[int(index)], properties) for index in chosen]
     return graphs
+
+
+def _with_labels(graph: AtomGraph, properties: set[str]) -> AtomGraph:
+    """The graph with some of its labels; the data module keeps it with all."""
+    if graph.targets.keys() <= properties:
+        return graph
+    shallow = copy.copy(graph)
+    shallow.targets = {name: values for name, values in graph.targets.items() if name in properties}
+    shallow.masks = {name: mask for name, mask in graph.masks.items() if name in properties}
+    return shallow
 
 
 def _first_with_each_element(formulas: Sequence[str]) -> list[int]:
@@ -175,7 +212,7 @@ def _first_with_each_element(formulas: Sequence[str]) -> list[int]:
     seen: set[str] = set()
     first = []
     for index, formula in enumerate(formulas):
-        elements = set(_ELEMENT.findall(formula))
+        elements = elements_in({formula})
         if not elements <= seen:
             seen |= elements
             first.append(index)

@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 
 from foundation.config import to_dict
+from foundation.run.ending import Ending
 from foundation.run.plan import Plan, label_count
 from foundation.run.timing import Timing
 from foundation.threads import ALLOCATOR_SWITCH
@@ -31,12 +32,13 @@ _PACKAGES = (
 )
 
 
-def summarise(plan: Plan, *, timing: Timing, kept: str, threads: int) -> dict[str, Any]:
+def summarise(plan: Plan, *, timing: Timing, ending: Ending, kept: str, threads: int) -> dict[str, Any]:
     """Describe a finished run.
 
     Args:
         plan: What ran.
         timing: How long.
+        ending: Where it stopped.
         kept: Which weights became the model, in words.
         threads: Of the CPU.
     """
@@ -51,10 +53,11 @@ def summarise(plan: Plan, *, timing: Timing, kept: str, threads: int) -> dict[st
             "config": to_dict(plan.model.config),
         },
         "reference_energies": _reference_energies(plan),
-        "scales": {name: float(value) for name, value in sorted(plan.scaling.scales.items())},
+        "scales": {name: float(plan.model.scaling.scale(name)) for name in plan.model.scaling.names},
         "tasks": {name: to_dict(task) for name, task in plan.recipe.tasks.items()},
         "init": None if plan.init is None else plan.init.to_dict(),
         "environment": environment(threads=threads),
+        "training": ending.to_dict(),
         "timing": {
             "train_s": seconds,
             "structures": timing.structures,
@@ -120,7 +123,7 @@ def _reference_energies(plan: Plan) -> dict[str, Any]:
                 for number in plan.model.config.elements
                 if bool(torch.isfinite(table[index, number]))
             },
-            "how": plan.scaling.provenance.get(level, "taken over from the model that it started from"),
+            "how": plan.model.scaling.provenance.get(level, "taken over from the model that it started from"),
         }
         for index, level in enumerate(plan.model.config.levels)
     }

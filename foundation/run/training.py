@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,18 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from foundation.checkpoint import CardInfo, save_model
+from foundation.checkpoint.card import write_card
 from foundation.data.module import GraphDataModule
 from foundation.errors import InputError
+from foundation.properties import get_property
 from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
 from foundation.report import write_report
+from foundation.run.checks import check_references, learnt
 from foundation.run.csv_log import CsvLog, RewindLog
 from foundation.run.directory import RunDirectory
+from foundation.run.ending import LastValidation, ending_of
 from foundation.run.plan import Plan, make_plan, prepare_data
+from foundation.run.ranks import is_first_process, trainer_arguments, wait_for_all
 from foundation.run.summary import summarise
 from foundation.run.timing import Timing
 from foundation.threads import set_threads
@@ -33,6 +38,7 @@ from foundation.training.progress import TrainingProgress
 __all__ = ["train"]
 
 MONITORED = "val/loss"
+PRETRAINING = "pretrain"
 
 
 def train(
@@ -70,12 +76,14 @@ def run_recipe(recipe: Recipe, directory: RunDirectory, *, resume: bool, check_o
     Raises:
         InputError: As `train`.
     """
+    writes = is_first_process()
     if resume:
-        directory.check_resumable(recipe)
-        if directory.is_finished:
+        if writes:
+            directory.check_resumable(recipe)
+        if directory.is_finished(recipe):
             _say(f"{directory.path} is finished; nothing to do")
             return
-    elif not check_only:
+    elif not check_only and writes:
         directory.check_free()
     _quieten_lightning()
     threads = set_threads(recipe.threads)
@@ -83,15 +91,20 @@ def run_recipe(recipe: Recipe, directory: RunDirectory, *, resume: bool, check_o
     plan = make_plan(recipe, data, start=None if recipe.init is None else _existing_start(recipe))
     _say(describe(plan))
     pretraining = _checked_pretraining(recipe)
+    if pretraining is not None:
+        learnt_before = [get_property(task.property) for task in pretraining.tasks.values()]
+        known = frozenset(prop.derived_from or prop.name for prop in learnt_before)
+        check_references(recipe, data, plan.model.scaling, known_elsewhere=known)
     if check_only:
         _say("the recipe and its data are in order; nothing was trained (--check)")
         return
     existed = directory.path.exists()
-    directory.create(recipe)
+    if writes:
+        directory.create(recipe)
     try:
         _train_in(directory, recipe, data, plan, pretraining, resume=resume, threads=threads)
     except InputError:
-        if not existed:
+        if writes and not existed:
             directory.remove_if_fresh()
         raise
 
@@ -107,9 +120,10 @@ def _train_in(
     threads: int,
 ) -> None:
     if pretraining is not None:
-        start = RunDirectory(directory.path / "pretrain")
+        start = RunDirectory(directory.path / PRETRAINING)
         _say(f"pretraining into {start.path}")
         run_recipe(pretraining, start, resume=resume, check_only=False)
+        wait_for_all()
         _say("fine-tuning from what was pretrained")
         plan = make_plan(recipe, data, start=str(start.path))
     if plan.init is not None:
@@ -157,7 +171,18 @@ def describe(plan: Plan) -> str:
         f"model: {trainable:,} trainable of {parameters:,} parameters, cutoff {plan.model.cutoff:g} Å, "
         f"{plan.scaling.mean_neighbors:.1f} neighbours on average, heads: {', '.join(plan.model.config.heads)}"
     )
+    lines += _describe_validation(plan)
     return "\n".join(lines)
+
+
+def _describe_validation(plan: Plan) -> list[str]:
+    """What does not count in the choice of the checkpoint."""
+    validation = plan.validation
+    if not validation.counts:
+        return ["validation: no labels, so the last weights become the model"]
+    if not validation.without_labels:
+        return []
+    return [f"validation: no labels of {', '.join(validation.without_labels)}; not counted in the choice of weights"]
 
 
 @dataclass(frozen=True)
@@ -172,10 +197,9 @@ class _Watchers:
 
 def _fit_and_finish(plan: Plan, directory: RunDirectory, *, resume: bool, threads: int) -> None:
     recipe = plan.recipe
-    has_validation = any("val" in plan.data.splits(name) for name in plan.data.dataset_names)
-    watchers = _watchers(recipe, directory, has_validation=has_validation)
+    watchers = _watchers(recipe, directory, has_validation=plan.validation.counts)
     trainer = Trainer(
-        **recipe.trainer,
+        **trainer_arguments(recipe.trainer),
         callbacks=watchers.all,
         logger=[watchers.log, TensorBoardLogger(directory.path, name="tensorboard", version="")],
         default_root_dir=directory.path,
@@ -189,16 +213,21 @@ def _fit_and_finish(plan: Plan, directory: RunDirectory, *, resume: bool, thread
     trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint if goes_on else None, weights_only=True)
     if not trainer.is_global_zero:
         return
+    ending = ending_of(trainer)
     kept, raw_state = _take_weights(plan, watchers.best)
+    summary = summarise(plan, timing=watchers.timing, ending=ending, kept=kept, threads=threads)
+    info = CardInfo(title=directory.path.name, summary=summary, evaluation={})
+    save_model(plan.model, directory.path / "model", card_info=info, raw_state=raw_state)
     metrics = _evaluate(plan, directory, device=trainer.strategy.root_device)
     plan.model.cpu()
-    summary = summarise(plan, timing=watchers.timing, kept=kept, threads=threads)
-    info = CardInfo(title=directory.path.name, summary=summary, evaluation=metrics)
-    save_model(plan.model, directory.path / "model", card_info=info, raw_state=raw_state)
+    write_card(plan.model, directory.path / "model" / "README.md", info=replace(info, evaluation=metrics))
     directory.write_json("summary.json", summary)
     _say(describe_errors(metrics))
     if recipe.report:
         _say(f"report: {write_report(directory.path)}")
+    cut_short = ending.warning(is_pretraining=directory.path.name == PRETRAINING)
+    if cut_short is not None:
+        _say(cut_short)
     _say(f"done: {directory.path}")
 
 
@@ -211,13 +240,17 @@ def _watchers(recipe: Recipe, directory: RunDirectory, *, has_validation: bool) 
         callbacks.append(TrainingProgress())
     best = None
     if has_validation:
-        best = ModelCheckpoint(dirpath=folder, filename="best", monitor=MONITORED, enable_version_counter=False)
-        callbacks.append(best)
+        best = ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor=MONITORED,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+        callbacks += [LastValidation(), best]
         if recipe.early_stopping is not None:
             stopping = recipe.early_stopping
             callbacks.append(EarlyStopping(MONITORED, patience=stopping.patience, min_delta=stopping.min_delta))
-    elif recipe.early_stopping is not None:
-        raise InputError("early_stopping: no data set has validation structures; give some, or set it to null")
     last = partial(ModelCheckpoint, dirpath=folder, filename="last", enable_version_counter=False)
     callbacks.append(last(every_n_epochs=1, save_on_train_epoch_end=True))
     callbacks.append(last(train_time_interval=timedelta(minutes=recipe.checkpoint_minutes)))
@@ -247,13 +280,16 @@ def _take_weights(plan: Plan, best: ModelCheckpoint | None) -> tuple[str, dict[s
 
 def _evaluate(plan: Plan, directory: RunDirectory, *, device: torch.device) -> dict[str, Report]:
     metrics: dict[str, Report] = {}
+    wanted = learnt(plan.recipe)
     for split in ("val", "test"):
         graphs = {
-            name: plan.data.graphs(name, split) for name in plan.data.dataset_names if split in plan.data.splits(name)
+            name: plan.data.graphs(name, split)
+            for name in plan.data.dataset_names
+            if wanted[name] and split in plan.data.splits(name)
         }
         if not graphs:
             continue
-        evaluation = evaluate(plan.model, graphs, batch=plan.recipe.batch, device=device)
+        evaluation = evaluate(plan.model, graphs, batch=plan.recipe.batch, device=device, properties=wanted)
         metrics[split] = evaluation.metrics
         directory.write_predictions(split, evaluation.predictions)
     directory.write_json("evaluation.json", metrics)
@@ -295,4 +331,5 @@ def _quieten_lightning() -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)

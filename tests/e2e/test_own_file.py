@@ -84,7 +84,12 @@ def test_a_run_starts_from_another_and_says_what_it_took(run: Path, own_recipe: 
     out = tmp_path / "tuned"
     arguments = [f"init={{from: {run}}}", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "report=false"]
     assert main(["train", str(own_recipe), "--out", str(out), *arguments]) == 0
-    init = json.loads((out / "summary.json").read_text(encoding="utf-8"))["init"]
+    summary, first = (json.loads((one / "summary.json").read_text(encoding="utf-8")) for one in (out, run))
+    assert summary["training"] == {"steps": 5, "planned_steps": 5, "stopped_by": None}
+    assert summary["reference_energies"]["EMT"]["values"] == first["reference_energies"]["EMT"]["values"]
+    assert "of the model that this one started from" in summary["reference_energies"]["EMT"]["how"]
+    assert summary["scales"] == first["scales"]
+    init = summary["init"]
     assert init["loaded"]
     assert not init["new"]
     assert init["parity"]["forces"]["difference"] < 1e-5

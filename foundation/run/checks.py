@@ -1,0 +1,167 @@
+"""What data make impossible, found before compute is spent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import atomic_numbers
+from jaxtyping import Int
+
+from foundation.data.module import GraphDataModule, Split
+from foundation.errors import InputError
+from foundation.heads import HeadConfig
+from foundation.properties import Property, get_property
+from foundation.recipe import Recipe
+from foundation.scaling import Scaling, has_references
+
+__all__ = ["Validation", "check_periodicity", "check_references", "labelled_rows", "learnt", "validation_of"]
+
+_ALL_AXES = 7
+_ELEMENT = re.compile(r"[A-Z][a-z]?")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the validation loss is made of.
+
+    Attributes:
+        counts: Whether anything is compared on validation structures.
+        without_labels: Tasks and objectives that are not.
+    """
+
+    counts: bool
+    without_labels: tuple[str, ...]
+
+
+def learnt(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Data set -> properties that a task learns from it."""
+    found: dict[str, list[str]] = {name: [] for name in recipe.data}
+    for task in recipe.tasks.values():
+        for dataset in task.data:
+            found[dataset].append(task.property)
+    return {name: tuple(dict.fromkeys(properties)) for name, properties in found.items()}
+
+
+def labelled_rows(data: GraphDataModule, dataset: str, split: Split, prop: str) -> Int[np.ndarray, " rows"]:
+    """Rows of a data set's store that are in a split and carry a property; none if it has no such split."""
+    store = data.stores[dataset]
+    if prop not in store.label_counts or split not in data.splits(dataset):
+        return np.zeros(0, dtype=np.int64)
+    rows = data.graphs(dataset, split).rows
+    return rows[store.label_counts[prop][rows] > 0]
+
+
+def elements_in(formulas: set[str]) -> set[str]:
+    """Symbols that occur in formulas."""
+    return {symbol for formula in formulas for symbol in _ELEMENT.findall(formula)}
+
+
+def check_references(
+    recipe: Recipe, data: GraphDataModule, scaling: Scaling, *, known_elsewhere: frozenset[str] = frozenset()
+) -> None:
+    """Refuse labelled structures with elements whose reference (energy of an atom, …) is unknown: all would be NaN.
+
+    Args:
+        recipe: Checked.
+        data: Set up.
+        scaling: Measured, and taken over from where the model starts.
+        known_elsewhere: Properties whose references will come from a model that is yet to be trained.
+
+    Raises:
+        InputError: Each task, data set and split with such elements, and what to do.
+    """
+    problems = []
+    for name, task in recipe.tasks.items():
+        prop = get_property(task.property)
+        base = prop if prop.derived_from is None else get_property(prop.derived_from)
+        if not has_references(base) or base.name in known_elsewhere:
+            continue
+        table = scaling.references(base.name).isfinite()
+        for dataset in task.data:
+            known = table[data.levels.index(data.resolved[dataset].level_of_theory)]
+            if prop.derived_from is not None and not bool(known[1:].any()):
+                continue  # learnt from derivatives alone, which no constant of an element changes
+            for split in data.splits(dataset):
+                rows = labelled_rows(data, dataset, split, prop.name)
+                found = elements_in({data.stores[dataset].formulas[row] for row in rows})
+                unknown = sorted(symbol for symbol in found if not known[atomic_numbers[symbol]])
+                if unknown:
+                    problems.append(_unknown_reference(name, base, dataset, split, unknown, data))
+    if problems:
+        raise InputError(problems)
+
+
+def _unknown_reference(
+    task: str, base: Property, dataset: str, split: str, symbols: list[str], data: GraphDataModule
+) -> str:
+    level = data.resolved[dataset].level_of_theory
+    ways = f"{'isolated_atoms of the data set for them, ' if base.name == 'energy' else ''}another split"
+    return (
+        f"tasks.{task}: data '{dataset}', split {split}: holds {' '.join(symbols)}, but no training label of "
+        f"'{base.name}' at level '{level}' holds them, so their contribution is unknown; allowed: {ways}, or leaving "
+        "these structures out"
+    )
+
+
+def check_periodicity(recipe: Recipe, data: GraphDataModule, heads: Mapping[str, HeadConfig]) -> None:
+    """Refuse labels that a periodic or an isolated structure does not have.
+
+    Raises:
+        InputError: Each task with dipoles of a cell from charges or stress of what does not fill space; electrostatics
+            with periodic data.
+    """
+    problems = []
+    from_charges = any("dipole" in head.predicts and head.kind == "charges" for head in heads.values())
+    for name, task in recipe.tasks.items():
+        for dataset in task.data:
+            axes = _axes_of_labelled(data, dataset, task.property)
+            if task.property == "stress" and bool((axes != _ALL_AXES).any()):
+                problems.append(
+                    f"tasks.{name}: data '{dataset}': {int((axes != _ALL_AXES).sum())} structures with 'stress' are "
+                    "not periodic in all three directions; allowed: stress of such as are, or the data set without it"
+                )
+            if task.property in ("dipole", "born_charges") and from_charges and bool((axes != 0).any()):
+                problems.append(
+                    f"tasks.{name}: data '{dataset}': {int((axes != 0).sum())} structures are periodic, where charges "
+                    f"give no '{task.property}'; allowed: head: {{kind: tensor}}"
+                )
+    if recipe.model.electrostatics is not None:
+        problems += [
+            f"model.electrostatics: data '{dataset}' holds periodic structures; it sums over free molecules only; "
+            "allowed: null, or data sets of molecules"
+            for dataset in data.dataset_names
+            if _is_periodic(data, dataset)
+        ]
+    if problems:
+        raise InputError(problems)
+
+
+def _axes_of_labelled(data: GraphDataModule, dataset: str, prop: str) -> Int[np.ndarray, " rows"]:
+    axes = data.stores[dataset].periodic_axes()
+    return np.concatenate([axes[labelled_rows(data, dataset, split, prop)] for split in data.splits(dataset)])
+
+
+def _is_periodic(data: GraphDataModule, dataset: str) -> bool:
+    axes = data.stores[dataset].periodic_axes()
+    return any(bool(axes[data.graphs(dataset, split).rows].any()) for split in data.splits(dataset))
+
+
+def validation_of(recipe: Recipe, data: GraphDataModule) -> Validation:
+    """Which tasks and objectives the validation loss counts.
+
+    Raises:
+        InputError: None, but early stopping goes by it.
+    """
+    counts: dict[str, bool] = {}
+    for name, task in recipe.tasks.items():
+        counts[name] = any(len(labelled_rows(data, dataset, "val", task.property)) for dataset in task.data)
+    for name, objective in recipe.objectives.items():
+        datasets = data.dataset_names if objective.data is None else objective.data
+        counts[name] = any("val" in data.splits(dataset) for dataset in datasets)
+    found = Validation(any(counts.values()), tuple(name for name, is_judged in counts.items() if not is_judged))
+    if recipe.early_stopping is not None and not found.counts:
+        raise InputError("early_stopping: no validation structure has a label; give some, or set it to null")
+    return found

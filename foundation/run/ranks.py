@@ -1,0 +1,45 @@
+"""One run in several processes: who writes, and how they train together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["is_first_process", "trainer_arguments", "wait_for_all"]
+
+MANY_RANKS = "ddp_find_unused_parameters_true"
+"""Batches need not use every head, so that some weights get no gradient."""
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes, or the only one; told before ranks have met."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def trainer_arguments(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `trainer`, with a strategy that fits several ranks where it leaves that open."""
+    arguments = dict(stated)
+    if _num_devices(arguments) * int(arguments.get("num_nodes", 1)) > 1 and arguments.get("strategy", "auto") == "auto":
+        arguments["strategy"] = MANY_RANKS
+    return arguments
+
+
+def _num_devices(arguments: Mapping[str, Any]) -> int:
+    devices = arguments.get("devices", "auto")
+    if isinstance(devices, list):
+        return len(devices)
+    if isinstance(devices, str) and "," in devices:
+        return len([one for one in devices.split(",") if one.strip()])
+    if devices in ("auto", -1, "-1"):
+        return torch.cuda.device_count() if arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda") else 1
+    return int(devices)

@@ -1,0 +1,71 @@
+"""What data make impossible is refused before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from foundation.errors import InputError
+from foundation.recipe import load_recipe
+from foundation.run.plan import Plan, make_plan, prepare_data, scaling_sample
+
+Write = Callable[..., Path]
+Structure = Callable[..., Atoms]
+CHARGES = "tasks={dipole: {property: dipole, data: [mine]}}"
+
+
+def plan_of(recipe: Path, *overrides: str) -> Plan:
+    checked = load_recipe(recipe, overrides=overrides)
+    return make_plan(checked, prepare_data(checked), start=None)
+
+
+def problem_of(recipe: Path, *overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        plan_of(recipe, *overrides)
+    return str(caught.value)
+
+
+def test_an_element_without_a_training_label_is_refused(write_recipe: Write, structure: Structure) -> None:
+    train = [structure("OH", seed=0, energy=-1.0, forces=np.zeros((2, 3))), structure("HNH", seed=1)]
+    recipe = write_recipe(train=train, val=[structure("NH", seed=2, energy=-1.0, forces=np.zeros((2, 3)))])
+    problem = problem_of(recipe)
+    assert "data 'mine', split val: holds N, but no training label of 'energy'" in problem
+    assert "isolated_atoms" in problem
+    assert "holds N" in problem_of(recipe, "tasks.energy.property=forces"), "a force is of an energy"
+    plan_of(recipe, "data.mine.isolated_atoms={values: {N: -2.0}, unit: eV}")
+
+
+def test_validation_without_labels_is_no_validation(write_recipe: Write, structure: Structure) -> None:
+    labels = {"energy": -1.0, "forces": np.zeros((2, 3))}
+    recipe = write_recipe(train=[structure("OH", seed=0, **labels)], val=[structure("OH", seed=1)])
+    assert not plan_of(recipe).validation.counts
+    assert "early_stopping: no validation structure" in problem_of(recipe, "early_stopping={patience: 2}")
+    recipe = write_recipe(train=[structure("OH", seed=0, **labels)], val=[structure("OH", seed=1, energy=-1.0)])
+    validation = plan_of(recipe, "tasks.forces={property: forces, data: [mine]}").validation
+    assert validation.counts
+    assert validation.without_labels == ("forces",)
+
+
+def test_labels_that_a_structure_cannot_have_are_refused(write_recipe: Write, structure: Structure) -> None:
+    slab = structure("OH", seed=0, pbc=[True, True, False], energy=-1.0, stress=np.zeros(6), dipole=np.ones(3))
+    molecule = structure("OH", seed=1, energy=-1.0)
+    recipe = write_recipe(train=[slab, molecule], val=[molecule])
+    assert "1 structures with 'stress' are not periodic" in problem_of(recipe, "tasks.energy.property=stress")
+    assert "allowed: head: {kind: tensor}" in problem_of(recipe, CHARGES)
+    plan_of(recipe, CHARGES, "tasks.dipole.head={kind: tensor}")
+    both = "tasks.charges={property: energy, data: [mine], head: {kind: energy}}"
+    assert "holds periodic structures" in problem_of(recipe, both, "model.electrostatics={kind: coulomb}")
+
+
+def test_scales_are_measured_on_labels_that_are_learnt(write_recipe: Write, structure: Structure) -> None:
+    train = [structure("OH", seed=0, energy=-1.0, forces=np.ones((2, 3)), dipole=np.ones(3))]
+    checked = load_recipe(write_recipe(train=train, val=[structure("OH", seed=1)]))
+    data = prepare_data(checked)
+    graph = scaling_sample(data, {"mine": ("forces",)})[0]
+    assert set(graph.targets) == set(graph.masks) == {"energy", "forces"}
+    assert scaling_sample(data, {"mine": ()})[0].targets == {}
+    assert "dipole" in data.graphs("mine", "train")[0].targets, "the data keep their labels"
