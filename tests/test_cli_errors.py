@@ -100,7 +100,7 @@ def test_a_label_that_the_card_does_not_declare(refuse: Refuse) -> None:
 
 
 def test_more_warm_up_than_steps_leaves_no_run_directory(refuse: Refuse) -> None:
-    assert "schedule.warmup_steps: 50; allowed: fewer than" in refuse()
+    assert "schedule.warmup_steps: 50; allowed: fewer than" in refuse("schedule.warmup_steps=50")
 
 
 # ---------------------------------------------------------------------------------------------------------------- data

@@ -21,13 +21,16 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--to", metavar="KIND", required=True, choices=KINDS, help="'directory': weights (safetensors), config and card"
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="must not exist yet")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="must not exist yet; default: MODEL-KIND here"
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the model where it was asked for."""
-    print(f"wrote {copy_model(options.model, options.out)}")
+    target = options.out or Path(f"{Path(options.model.partition('@')[0].rstrip('/')).name}-{options.to}")
+    print(f"wrote {copy_model(options.model, target)}")
 
 
 def copy_model(model: str, target: str | Path) -> Path:

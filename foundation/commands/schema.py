@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -23,4 +23,20 @@ def run(options: argparse.Namespace) -> None:
         from foundation.data.card import DataCard as Root
     else:
         from foundation.recipe import Recipe as Root
-    print(json.dumps(Root.model_json_schema(), indent=2, ensure_ascii=False))
+    schema = Root.model_json_schema()
+    if not options.card:
+        schema = partial(schema)
+        schema["properties"]["extends"] = {
+            "description": "Recipes to start from: names under recipes/ or paths, merged left to right.",
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+        }
+    print(json.dumps(schema, indent=2, ensure_ascii=False))
+
+
+def partial(schema: Any) -> Any:
+    """The schema of a file that others complete: nothing is required, as `extends` may bring it."""
+    if isinstance(schema, dict):
+        return {
+            key: partial(value) for key, value in schema.items() if key != "required" or not isinstance(value, list)
+        }
+    return [partial(value) for value in schema] if isinstance(schema, list) else schema

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from foundation.errors import InputError
 from foundation.predict.engine import Prediction, Predictor, choose_level, choose_properties, predict_structures
 from foundation.predict.inputs import Input, read_structures, structures_of
 from foundation.predict.outputs import check_output, write_predictions
@@ -67,6 +68,8 @@ def predict_files(
         InputError: All that is wrong with the inputs, or `out` cannot be written.
     """
     check_output(out)
+    if out.resolve() in {Path(name).resolve() for name in inputs}:
+        raise InputError(f"--out {out}: it is one of the inputs, which would be overwritten; name another file")
     choose_level(model, level)
     choose_properties(model, properties)
     structures = read_structures(inputs, charge=charge, spin=spin)

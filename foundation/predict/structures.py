@@ -89,6 +89,8 @@ def stated(
     found: dict[str, float] = {} if argument is None else {"stated by the caller": float(argument)}
     for key in keys:
         if key in info:
+            if isinstance(info[key], bool):
+                raise InputError(f"{where}: key '{key}' has no number behind it; write {key}=…, the {what}")
             try:
                 found[f"key '{key}'"] = float(info[key])
             except (TypeError, ValueError) as error:

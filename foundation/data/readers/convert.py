@@ -235,6 +235,8 @@ def _stated_number(frame: RawFrame, field: NumberField, what: str) -> float:
             f"{frame.where}: {what}: no key '{field.key}'; keys that are there: {_list(frame.available)}; "
             f"or state one {what} for the whole data set"
         )
+    if isinstance(frame.values[field.key], bool):
+        raise InputError(f"{frame.where}: {what}: key '{field.key}' has no number behind it; write {field.key}=…")
     array = _numbers(frame.values[field.key], f"{frame.where}: {what} (key '{field.key}')").reshape(-1)
     if array.size != 1 or not np.isfinite(array).all():
         raise InputError(
