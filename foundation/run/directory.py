@@ -23,6 +23,7 @@ __all__ = ["RunDirectory", "read_recipe", "recipe_to_dict"]
 RECIPE_FILE = "recipe.yaml"
 SUMMARY_FILE = "summary.json"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
+CUT_CHECKPOINT = "checkpoints/cut.ckpt"
 
 
 class RunDirectory:
@@ -38,7 +39,12 @@ class RunDirectory:
     @property
     def last_checkpoint(self) -> Path:
         """What a resumed run goes on from."""
-        return self.path / LAST_CHECKPOINT
+        return self.cut_checkpoint if self.cut_checkpoint.is_file() else self.path / LAST_CHECKPOINT
+
+    @property
+    def cut_checkpoint(self) -> Path:
+        """Where `max_time` stopped the run amid an epoch; absent otherwise."""
+        return self.path / CUT_CHECKPOINT
 
     def is_finished(self, recipe: Recipe) -> bool:
         """Whether there is nothing left to do: the summary is written, and time did not cut the run short.

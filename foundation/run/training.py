@@ -26,7 +26,7 @@ from foundation.report import write_report
 from foundation.run.checks import check_references, learnt
 from foundation.run.csv_log import CsvLog, RewindLog
 from foundation.run.directory import RunDirectory
-from foundation.run.ending import LastValidation, ending_of
+from foundation.run.ending import CutCheckpoint, LastValidation, ending_of
 from foundation.run.plan import Plan, make_plan, prepare_data
 from foundation.run.ranks import is_first_process, trainer_arguments, wait_for_all
 from foundation.run.summary import summarise
@@ -254,6 +254,7 @@ def _watchers(recipe: Recipe, directory: RunDirectory, *, has_validation: bool) 
     last = partial(ModelCheckpoint, dirpath=folder, filename="last", enable_version_counter=False)
     callbacks.append(last(every_n_epochs=1, save_on_train_epoch_end=True))
     callbacks.append(last(train_time_interval=timedelta(minutes=recipe.checkpoint_minutes)))
+    callbacks.append(CutCheckpoint(directory.cut_checkpoint))
     return _Watchers(timing, best, log, callbacks)
 
 

@@ -24,10 +24,10 @@ data:
     spin: 1
     split: {{by: given}}
     properties:
-      energy: {{key: energy, unit: eV}}
-      forces: {{key: forces, unit: eV/Å}}
-      stress: {{key: stress, unit: eV/Å³}}
-      dipole: {{key: dipole, unit: e·Å}}
+      energy: {{key: energy, unit: eV, optional: true}}
+      forces: {{key: forces, unit: eV/Å, optional: true}}
+      stress: {{key: stress, unit: eV/Å³, optional: true}}
+      dipole: {{key: dipole, unit: e·Å, optional: true}}
 tasks:
   energy: {{property: energy, data: [mine], weight: 1}}
 schedule: {{warmup_steps: 1}}
