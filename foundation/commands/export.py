@@ -21,9 +21,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--to", metavar="KIND", required=True, choices=KINDS, help="'directory': weights (safetensors), config and card"
     )
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="must not exist yet; default: MODEL-KIND here"
-    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="must not exist yet; default: MODEL-KIND here")
     parser.set_defaults(run=run)
 
 
