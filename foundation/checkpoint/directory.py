@@ -117,6 +117,7 @@ def load(model: str | Path, *, device: str | torch.device = "cpu", raw: bool = F
 def load_directory(directory: Path, *, device: str | torch.device = "cpu", raw: bool = False) -> FoundationModel:
     """Load a model directory; see `load`."""
     where = str(directory / CONFIG_FILE)
+    target = _usable_device(device)
     document = _read_json(directory / CONFIG_FILE)
     stored = document.get("weights")
     if not isinstance(stored, dict) or not stored.keys() >= {WEIGHTS_FILE}:
@@ -130,7 +131,17 @@ def load_directory(directory: Path, *, device: str | torch.device = "cpu", raw: 
     _check_tensors(model, tensors, where=str(directory / name))
     model.load_state_dict(tensors)
     model.scaling.provenance = dict(config.scaling_provenance)
-    return model.to(device).eval()
+    return model.to(target).eval()
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device: got {device!r}; allowed: cpu, cuda, cuda:0, …") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device: got '{target}', but torch finds no CUDA device here; allowed: cpu")
+    return target
 
 
 def _check_tensors(model: FoundationModel, tensors: Mapping[str, Tensor], *, where: str) -> None:

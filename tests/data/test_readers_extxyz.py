@@ -112,6 +112,7 @@ def test_plain_xyz_is_free_and_a_lattice_alone_means_periodic(tmp_path: Path):
         ("1\nProperties=species:S:1:forces:R:3\nH 0 0 0\n", "no pos:R:3"),
         ("1\nProperties=species:S:1:pos:R\nH 0 0 0\n", "name:type:columns triples"),
         ('1\npbc="T T"\nH 0 0 0\n', "three of T and F"),
+        ('1\nLattice="a b c"\nH 0 0 0\n', "allowed: 9 numbers"),
         ('1\nLattice="1 2 3"\nH 0 0 0\n', "Lattice has 3 numbers"),
     ],
 )

@@ -176,7 +176,10 @@ def _cell(info: dict[str, object], where: str) -> np.ndarray | None:
     lattice = info.pop("Lattice", None)
     if lattice is None:
         return None
-    array = np.asarray(lattice, dtype=np.float64)
+    try:
+        array = np.asarray(lattice, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: Lattice: got {lattice!r}; allowed: 9 numbers") from error
     if array.size != 9:
         raise InputError(f"{where}: Lattice has {array.size} numbers; allowed: 9")
     return array.reshape(3, 3)
