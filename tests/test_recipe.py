@@ -48,6 +48,15 @@ def mine(tmp_path: Path) -> Path:
     return path
 
 
+NEEDED = {"finetune/continue": ("init.from=runs/mine",)}
+"""What a shipped recipe does not decide for its user."""
+
+
+def test_going_on_from_a_model_means_naming_it() -> None:
+    with pytest.raises(InputError, match=r"init\.from"):
+        load_recipe("finetune/continue")
+
+
 def problems_of(path: Path, *overrides: str) -> str:
     with pytest.raises(InputError) as caught:
         load_recipe(path, overrides=overrides)
@@ -56,7 +65,7 @@ def problems_of(path: Path, *overrides: str) -> str:
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_shipped_recipe_parses_and_its_heads_fit(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, overrides=NEEDED.get(name, ()))
     assert recipe.description, "a recipe says what it is for"
     heads = heads_for(recipe.tasks, recipe.objectives)
     assert heads

@@ -18,7 +18,7 @@ FAST = ("quickstart", "finetune/energies_forces", "tasks/joint", "tasks/som")
 RECIPES = [
     pytest.param(name, marks=() if name in FAST else (pytest.mark.slow,), id=name)
     for name in NAMES
-    if not name.startswith(PARTS)
+    if not name.startswith(PARTS) and name != "finetune/continue"  # it needs a model: a test of its own
 ]
 LIMIT = 24
 
@@ -46,6 +46,18 @@ def small(recipe: Recipe, own_file: Path) -> list[str]:
         else:
             overrides.append(f"data.{name}.split={{train: 8, val: 2, test: null}}")
     return overrides
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_a_model(own_file: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    start = load_recipe("finetune/energies_forces")
+    assert main(["train", "finetune/energies_forces", "--out", str(first), *small(start, own_file), "init=null"]) == 0
+    recipe = load_recipe("finetune/continue", overrides=(f"init.from={first}",))
+    overrides = [*small(recipe, own_file), f"init.from={first}"]
+    assert main(["train", "finetune/continue", "--out", str(second), *overrides]) == 0
+    summary = json.loads((second / "summary.json").read_text(encoding="utf-8"))
+    assert any(weight.startswith("heads.") for weight in summary["init"]["loaded"])
 
 
 @pytest.mark.parametrize("name", RECIPES)
