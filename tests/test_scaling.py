@@ -7,7 +7,7 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
-from foundation.backbones import BackboneConfig
+from foundation.backbones import EquivariantConfig
 from foundation.data.graph import AtomGraph, build_graph, collate
 from foundation.data.neighbors import with_neighbors
 from foundation.heads import default_head
@@ -74,7 +74,7 @@ def test_levels_of_theory_have_references_of_their_own():
 def test_an_ideal_crystal_does_not_blow_up_what_its_symmetry_forbids():
     torch.manual_seed(0)
     config = ModelConfig(
-        backbone=BackboneConfig(channels=8, pseudo_channels=4),
+        backbone=EquivariantConfig(channels=8, pseudo_channels=4),
         heads={"energy": default_head("energy")},
         elements=(47,),
         levels=("a",),
@@ -105,7 +105,7 @@ def test_an_ideal_crystal_does_not_blow_up_what_its_symmetry_forbids():
 def test_born_charges_are_undefined_where_the_dipole_is():
     torch.manual_seed(0)
     config = ModelConfig(
-        backbone=BackboneConfig(channels=8, pseudo_channels=4),
+        backbone=EquivariantConfig(channels=8, pseudo_channels=4),
         heads={"charges": default_head("dipole")},
         elements=(1, 8, 47),
         levels=("a",),

@@ -22,6 +22,7 @@ Axes = tuple[Axis | None, ...]
 _AXES: dict[str, Axes] = {
     "backbone.conditioning.element": ("elements_and_mask", None),
     "backbone.conditioning.level": ("levels", None),
+    "backbone.neighbor_embedding.embedding.weight": ("elements_and_mask", None),
     "backbone.layers.*.element_scale": ("elements_and_mask", None, None),
     "scaling.references_*": ("levels", "atomic_numbers"),
 }

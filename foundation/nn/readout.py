@@ -74,7 +74,10 @@ class OddReadout(nn.Module):
     def __init__(self, layout: FeatureLayout, *, hidden: int, out_features: int) -> None:
         super().__init__()
         if layout.pseudo_channels == 0:
-            raise ValueError("the backbone has no pseudo tower (pseudo_channels: 0): it cannot see handedness")
+            raise ValueError(
+                f"the backbone's features ({layout.irreps}) hold no pseudo tower, so they cannot tell mirror images "
+                "apart; allowed: a backbone with pseudo_channels above 0"
+            )
         self.layout = layout
         thin = layout.pseudo_channels
         self.partners = nn.ModuleList(ScaledLinear(layout.natural_channels, thin) for _ in range(layout.degree))
