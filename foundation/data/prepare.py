@@ -15,7 +15,7 @@ from foundation.data.store import Store
 from foundation.data.store_writer import FORMAT_VERSION
 from foundation.errors import InputError
 
-_READING_CODE = ("conformers.py", "fields.py", "layout.py", "store_writer.py", "arrow_shard.py")
+_READING_CODE = ("conformers.py", "electrons.py", "fields.py", "layout.py", "store_writer.py", "arrow_shard.py")
 _READ_BYTES = 1 << 24
 _NOT_CONTENT = {
     "name",

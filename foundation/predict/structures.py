@@ -17,6 +17,7 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors
 
 from foundation.data.conformers import ConformerConfig, embed_molecule
+from foundation.data.electrons import check_electrons
 from foundation.data.graph import AtomGraph, build_graph
 from foundation.data.readers.molecule import quiet
 from foundation.data.readers.record import RawFrame
@@ -46,6 +47,9 @@ class Structure:
         molecule: With all hydrogen atoms and this geometry, if its bonds are known.
         notes: What was done to it before predicting.
         where: What to call it in errors.
+
+    Raises:
+        InputError: No number of electrons has this charge and multiplicity.
     """
 
     positions: Float[np.ndarray, "atoms 3"]
@@ -59,6 +63,16 @@ class Structure:
     molecule: Chem.Mol | None
     notes: tuple[str, ...]
     where: str
+
+    def __post_init__(self) -> None:
+        """Check charge and spin, whether they were stated or told by the bonds."""
+        check_electrons(
+            self.atomic_numbers,
+            total_charge=self.total_charge,
+            spin_multiplicity=self.spin_multiplicity,
+            periodic=bool(self.pbc.any()),
+            where=self.where,
+        )
 
     def graph(self, *, level_index: int) -> AtomGraph:
         """Validate it and make a graph without edges.
@@ -243,11 +257,8 @@ def _multiplicity(molecule: Chem.Mol, *, spin: int | None, where: str) -> int:
                 f"{where}: {unpaired} unpaired electrons leave the spin multiplicity open; state it (`spin`, `--spin`)"
             )
         return unpaired + 1
-    if spin < 1 or (spin - 1 - unpaired) % 2:
-        raise InputError(
-            f"{where}: spin multiplicity: got {spin}; with {unpaired} unpaired electrons drawn, allowed: "
-            f"{'1, 3, 5, …' if unpaired % 2 == 0 else '2, 4, 6, …'}"
-        )
+    if spin < 1:
+        raise InputError(f"{where}: spin multiplicity: got {spin}; allowed: 2S+1 = 1, 2, 3, …")
     return spin
 
 

@@ -113,7 +113,7 @@ def test_float64_is_finer_and_leaves_the_model_alone(model: FoundationModel) -> 
     [
         lambda atoms: atoms.info.update(total_charge=1, spin_multiplicity=2),
         lambda atoms: atoms.positions.__iadd__(np.linspace(0, 0.1, atoms.positions.size).reshape(-1, 3)),
-        lambda atoms: atoms.numbers.__setitem__(0, 7),
+        lambda atoms: atoms.numbers.__setitem__(0, 8),
     ],
 )
 def test_nothing_is_stale_after_a_change(model: FoundationModel, change: Callable[[Atoms], object]) -> None:
@@ -142,8 +142,8 @@ def test_what_cannot_be_had_is_refused(model: FoundationModel, make_model: MakeM
     atoms.calc = FoundationCalculator(model)
     with pytest.raises(InputError, match="periodic in three directions"):
         atoms.get_stress()
-    atoms.numbers[0] = 9
-    with pytest.raises(InputError, match="never seen F"):
+    atoms.numbers[0] = 16
+    with pytest.raises(InputError, match="never seen S"):
         atoms.get_potential_energy()
     with pytest.raises(InputError, match="none of it is what ASE asks for"):
         FoundationCalculator(make_model({"noise": {"kind": "denoising"}}))

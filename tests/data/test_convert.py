@@ -40,7 +40,7 @@ def frame(values: Mapping[str, object], **changes: Any) -> RawFrame:
 
 
 def convert(properties: dict[str, Any], raw: RawFrame, **changes: Any) -> Record | None:
-    entry = {"source": "a.xyz", "level_of_theory": "x", "charge": 0, "spin": 1, "properties": properties, **changes}
+    entry = {"source": "a.xyz", "level_of_theory": "x", "charge": 0, "spin": 2, "properties": properties, **changes}
     return Converter(resolve(validate(DatasetConfig, entry, where="test"))).convert(raw)
 
 
@@ -160,9 +160,9 @@ def test_labels_that_cannot_be_right_are_refused(name: str, label: dict[str, Any
 
 
 def test_charge_and_spin_are_read_where_the_card_says_and_never_guessed():
-    record = convert({}, frame({"q": -1, "m": 2}), charge={"key": "q"}, spin={"key": "m"})
+    record = convert({}, frame({"q": -2, "m": 2}), charge={"key": "q"}, spin={"key": "m"})
     assert record is not None
-    assert (record.total_charge, record.spin_multiplicity) == (-1.0, 2)
+    assert (record.total_charge, record.spin_multiplicity) == (-2.0, 2)
     with pytest.raises(InputError, match="charge: no key 'q'; keys that are there: m"):
         convert({}, frame({"m": 2}), charge={"key": "q"})
     with pytest.raises(InputError, match=r"spin \(key 'm'\) is 0; allowed: 2S\+1"):
@@ -179,8 +179,8 @@ def test_structures_beyond_the_stated_bound_are_left_out():
 
 def test_groups():
     assert convert({}, frame({"id": 5}), group={"by": "key", "key": "id"}).group == "5"  # type: ignore[union-attr]
-    cation = convert({}, frame({"q": 1}), charge={"key": "q"}, group={"by": "geometry"})
-    anion = convert({}, frame({"q": -1}), charge={"key": "q"}, group={"by": "geometry"})
+    cation = convert({}, frame({"q": 1}), charge={"key": "q"}, spin=1, group={"by": "geometry"})
+    anion = convert({}, frame({"q": -1}), charge={"key": "q"}, spin=1, group={"by": "geometry"})
     moved = convert({}, frame({}, positions=np.array([[0.0, 0, 0], [0, 0, 1.01]])), group={"by": "geometry"})
     assert cation is not None
     assert anion is not None

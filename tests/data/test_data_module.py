@@ -33,6 +33,7 @@ def write_molecules(path: Path, count: int, *, forces: bool) -> Path:
         num_atoms = 2 + number % 4
         positions = 1.2 * np.arange(num_atoms)[:, None] * np.ones(3) + random.normal(scale=0.05, size=(num_atoms, 3))
         atoms = ase.Atoms("COHN"[:num_atoms] if num_atoms < 5 else "COHNO", positions=positions)
+        atoms.info["spin"] = 1 + int(atoms.numbers.sum()) % 2
         labels: dict[str, Any] = {"energy": -float(number)}
         if forces:
             labels["forces"] = random.normal(size=(num_atoms, 3))
@@ -51,7 +52,7 @@ def dataset(path: Path, *, forces: bool, level: str = "PBE", **changes: object) 
         "format": "extxyz",
         "level_of_theory": level,
         "charge": 0,
-        "spin": 1,
+        "spin": {"key": "spin"},
         "properties": labels,
         "split": {"train": 20, "val": 6, "test": 4, "seed": 0},
     }

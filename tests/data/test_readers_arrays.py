@@ -184,7 +184,7 @@ def test_files_by_pattern_and_of_several_formats(tmp_path: Path):
     np.savez(tmp_path / "c.npz", R=np.zeros((2, 1, 3)), z=np.array([1]), energy=np.ones(2))
     labels = {"energy": {"key": "energy", "unit": "eV"}}
     both = {"train": str(tmp_path / "*.xyz"), "test": str(tmp_path / "c.npz")}
-    records = read(both, properties=labels, arrays=ARRAYS, group={"by": "file"})
+    records = read(both, spin=2, properties=labels, arrays=ARRAYS, group={"by": "file"})
     assert [record.split for record in records] == ["train", "train", "test", "test"]
     assert [record.group for record in records] == ["a.xyz", "b.xyz", "c.npz", "c.npz"]
     with pytest.raises(InputError, match="no file matches"):

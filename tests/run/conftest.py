@@ -21,7 +21,7 @@ data:
     format: extxyz
     level_of_theory: EMT
     charge: 0
-    spin: 1
+    spin: {{key: spin}}
     split: {{by: given}}
     properties:
       energy: {{key: energy, unit: eV, optional: true}}
@@ -48,6 +48,7 @@ def structure() -> Callable[..., Atoms]:
         positions = np.arange(len(Atoms(symbols)))[:, None] * np.array([1.1, 0.2, 0.1])
         positions = positions + random.normal(scale=0.05, size=positions.shape)
         atoms = Atoms(symbols, positions=positions, pbc=pbc, cell=np.eye(3) * 5 if np.any(pbc) else None)
+        atoms.info["spin"] = 1 + int(atoms.numbers.sum()) % 2
         atoms.calc = SinglePointCalculator(atoms, **labels)
         return atoms
 

@@ -9,6 +9,7 @@ import numpy as np
 from ase.formula import Formula
 
 from foundation.data.card import ResolvedDataset
+from foundation.data.electrons import check_electrons
 from foundation.data.fields import LabelField, NumberField, file_unit_factor
 from foundation.data.layout import GroupConfig
 from foundation.data.readers.record import RawFrame, Record
@@ -49,7 +50,7 @@ class Converter:
 
         Raises:
             InputError: A label, charge, spin, group or split that the data set declares is absent, malformed, NaN or
-                infinite.
+                infinite, or the charge and spin do not fit the electrons.
         """
         dataset = self._dataset
         positions, cell, pbc = self._geometry(frame)
@@ -62,13 +63,23 @@ class Converter:
             if field.drop_above is not None and np.nanmax(np.abs(raw), initial=0.0) > field.drop_above:
                 return None
             targets[name] = np.asarray(raw * self._factors[name] * _convention_factor(frame, field, cell))
+        numbers = np.asarray(frame.atomic_numbers, dtype=np.int64)
+        charge, spin = _charge(frame, dataset), _spin(frame, dataset)
+        check_electrons(
+            numbers,
+            total_charge=charge,
+            spin_multiplicity=spin,
+            periodic=any(pbc),
+            implicit_hydrogens=frame.implicit_hydrogens,
+            where=frame.where,
+        )
         return Record(
             positions=positions,
-            atomic_numbers=np.asarray(frame.atomic_numbers, dtype=np.int64),
+            atomic_numbers=numbers,
             cell=cell,
             pbc=pbc,
-            total_charge=_charge(frame, dataset),
-            spin_multiplicity=_spin(frame, dataset),
+            total_charge=charge,
+            spin_multiplicity=spin,
             targets=targets,
             group=_group(frame, dataset.group, positions, pbc=pbc, cell=cell),
             split=_split(frame, dataset.split_key),

@@ -28,7 +28,7 @@ def molecule_frame(
     split: str | None,
     where: str,
 ) -> RawFrame:
-    """Make a frame of a molecule with positions in Å and all atoms explicit that should be there.
+    """Make a frame of a molecule with positions in Å and all atoms explicit that are to be in the structure.
 
     Args:
         mol: The molecule; its atoms in the order of the positions.
@@ -52,6 +52,7 @@ def molecule_frame(
         smiles=smiles,
         formal_charge=Chem.GetFormalCharge(mol),
         radical_electrons=Descriptors.NumRadicalElectrons(mol),
+        implicit_hydrogens=sum(atom.GetTotalNumHs() for atom in mol.GetAtoms()),
         molecule=molecule,
         split=split,
         where=where,

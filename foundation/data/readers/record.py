@@ -28,6 +28,7 @@ class RawFrame:
         smiles: If the file gives one.
         formal_charge: Sum of formal charges of a SMILES or SDF record.
         radical_electrons: Of a SMILES or SDF record.
+        implicit_hydrogens: Hydrogen atoms that an SDF record implies and that are not among the atoms.
         molecule: InChIKey block without stereo of a SMILES or SDF record.
         split: If the file gives one.
         where: File and frame (or row), counted as the message says.
@@ -45,6 +46,7 @@ class RawFrame:
     smiles: str | None = None
     formal_charge: int | None = None
     radical_electrons: int | None = None
+    implicit_hydrogens: int = 0
     molecule: str | None = None
     split: str | None = None
     where: str
