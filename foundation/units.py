@@ -86,6 +86,8 @@ UNITS: dict[str, Unit] = {
     "deg": Unit(1.0, _dimension(angle=1)),
 }
 
+_MOLAR = ("cal", "kcal", "kJ")
+"""Energies that chemistry counts per mole: of one structure they would be 10²³ times too large."""
 _TERM = re.compile(r"^([A-Za-zÅ1]+)(?:\^?(-?\d+))?$")
 _SUPERSCRIPTS = str.maketrans({"²": "^2", "³": "^3", "⁴": "^4"})
 
@@ -101,9 +103,10 @@ def parse_unit(text: str) -> Unit:
         The unit in internal units.
 
     Raises:
-        InputError: A factor is not a known unit.
+        InputError: A factor is not a known unit, or an energy such as kcal is not divided by mol.
     """
     factor = 1.0
+    powers: dict[str, int] = {}
     dimension = list(_NONE)
     cleaned = text.translate(_SUPERSCRIPTS).replace("·", "*").replace("**", "^").replace(" ", "")
     for operator, term in re.findall(r"(^|[*/])([^*/]*)", cleaned):
@@ -113,8 +116,13 @@ def parse_unit(text: str) -> Unit:
             raise InputError(f"unit '{text}': unknown factor '{term}'; known units: {', '.join(sorted(UNITS))}")
         power = int(match.group(2) or 1) * (-1 if operator == "/" else 1)
         unit = UNITS[name]
+        powers[name] = powers.get(name, 0) + power
         factor *= unit.factor**power
         dimension = [total + power * part for total, part in zip(dimension, unit.dimension, strict=True)]
+    molar = [name for name in _MOLAR if name in powers]
+    if molar and powers.get("mol", 0) != -sum(powers[name] for name in molar):
+        close = re.sub(rf"\b({'|'.join(molar)})\b", r"\1/mol", re.sub(r"[/*·]\s*mol\b", "", text))
+        raise InputError(f"unit '{text}': {molar[0]} stands without /mol; nearest: '{close}'")
     return Unit(factor, tuple(dimension))
 
 
