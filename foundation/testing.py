@@ -68,7 +68,7 @@ def transform(prop: Property, values: Tensor, orthogonal: Float[Tensor, "3 3"]) 
 
 def predict(model: FoundationModel, graph: AtomGraph, properties: Collection[str]) -> dict[str, Tensor]:
     """Predictions of one structure or batch, detached."""
-    batch = collate([graph]) if "edge_slots" not in graph else graph
+    batch = collate([graph]) if "slot_senders" not in graph else graph
     return {name: values.detach() for name, values in model(batch, properties=properties).items()}
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from foundation.data.graph import AtomGraph, edge_vectors
+from foundation.data.graph import AtomGraph
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ def padded_geometry(graph: AtomGraph, *, cutoff: float, dtype: torch.dtype) -> P
 
     Edges that have moved beyond the cutoff keep their slot: the envelope makes them zero.
     """
-    vectors = edge_vectors(graph, graph.positions, graph.cell).to(dtype)
     num_atoms, width = graph.positions.shape[0], graph.max_neighbors
-    senders = torch.arange(num_atoms, device=vectors.device).repeat_interleave(width)
-    senders = senders.index_copy(0, graph.edge_slots, graph.senders)
-    beyond = vectors.new_tensor([2.0 * cutoff, 0.0, 0.0]).expand(num_atoms * width, 3)
-    padded = beyond.index_copy(0, graph.edge_slots, vectors)
+    shifts = torch.bmm(graph.slot_shifts.view(num_atoms, width, 3), graph.cell.index_select(0, graph.graph_index))
+    neighbors = graph.positions.index_select(0, graph.slot_senders).view(num_atoms, width, 3)
+    vectors = (neighbors - graph.positions[:, None] + shifts).view(-1, 3)
+    beyond = vectors.new_tensor([2.0 * cutoff, 0.0, 0.0])
+    padded = torch.where(graph.slot_filled[:, None], vectors, beyond).to(dtype)
     distances = padded.square().sum(1).sqrt()
-    return PaddedGeometry(senders, distances, padded / distances[:, None], num_atoms, width)
+    return PaddedGeometry(graph.slot_senders, distances, padded / distances[:, None], num_atoms, width)

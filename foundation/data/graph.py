@@ -76,8 +76,12 @@ class AtomGraph(Data):
         graph_index: `[atoms]`: the graph of each atom.
         num_atoms_per_graph: `[graphs]`.
         num_graphs: Python int.
-        max_neighbors: Python int: the largest number of edges that one atom receives.
-        edge_slots: `[edges]`: position of each edge in a `[atoms * max_neighbors]` table padded per receiver.
+        max_neighbors: Python int: the largest number of edges that one atom receives, at least 1. This and the next
+            three are there once a graph was batched (`collate`): the edges as a table with a row of `max_neighbors`
+            slots for each receiver.
+        slot_senders: `[atoms * max_neighbors]`; in an empty slot the receiver itself.
+        slot_shifts: `[atoms * max_neighbors, 3]`: `edge_shifts`, zero in an empty slot.
+        slot_filled: `[atoms * max_neighbors]`, bool: false in an empty slot.
     """
 
 
@@ -208,7 +212,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
     for name in PROPERTIES:
         if name in labelled:
             batch.targets[name], batch.masks[name] = _collate_target(name, graphs)
-    batch.max_neighbors, batch.edge_slots = padded_slots(batch.receivers, int(counts.sum()))
+    fill_slots(batch)
     return batch
 
 
@@ -223,17 +227,21 @@ def _collate_target(name: str, graphs: Sequence[AtomGraph]) -> tuple[Tensor, Ten
     return torch.cat(values), torch.cat(masks)
 
 
-def padded_slots(receivers: Int[Tensor, " edges"], num_atoms: int) -> tuple[int, Int[Tensor, " edges"]]:
-    """Place sorted edges into a table of `num_atoms` rows, padded to the largest number of neighbours.
-
-    Returns:
-        The width of the table (at least 1) and each edge's slot, `receiver * width + rank among the receiver's edges`.
-    """
-    degrees = torch.bincount(receivers, minlength=num_atoms)
-    width = max(1, int(degrees.max())) if len(receivers) else 1
+def fill_slots(graph: AtomGraph) -> None:
+    """Lay the edges of a graph, sorted by receiver, out as a table padded to the largest number of neighbours."""
+    num_atoms, device = graph.positions.shape[0], graph.receivers.device
+    degrees = torch.bincount(graph.receivers, minlength=num_atoms)
+    width = max(1, int(degrees.max())) if len(graph.receivers) else 1
     starts = torch.cumsum(degrees, 0) - degrees
-    ranks = torch.arange(len(receivers)) - starts[receivers]
-    return width, receivers * width + ranks
+    slots = graph.receivers * width + torch.arange(len(graph.receivers), device=device) - starts[graph.receivers]
+    senders = torch.arange(num_atoms, device=device).repeat_interleave(width)
+    senders[slots] = graph.senders
+    shifts = graph.edge_shifts.new_zeros(num_atoms * width, 3)
+    shifts[slots] = graph.edge_shifts
+    filled = torch.zeros(num_atoms * width, dtype=torch.bool, device=device)
+    filled[slots] = True
+    graph.max_neighbors = width
+    graph.slot_senders, graph.slot_shifts, graph.slot_filled = senders, shifts, filled
 
 
 def edge_vectors(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from vesin import NeighborList
 
-from foundation.data.graph import MINIMUM_DISTANCE, AtomGraph, padded_slots
+from foundation.data.graph import MINIMUM_DISTANCE, AtomGraph, fill_slots
 from foundation.errors import InputError
 
 _ALL_PAIRS_ATOMS = 100
@@ -108,7 +108,6 @@ def with_neighbors(graph: AtomGraph, cutoff: float, *, where: str = "structure")
     graph.receivers = torch.from_numpy(receivers)
     graph.senders = torch.from_numpy(senders)
     graph.edge_shifts = torch.from_numpy(shifts).to(torch.float64)
-    graph.max_neighbors, graph.edge_slots = padded_slots(graph.receivers, graph.positions.shape[0])
     return graph
 
 
@@ -142,7 +141,7 @@ def rebuild_neighbors(batch: AtomGraph, cutoff: float) -> AtomGraph:
     rebuilt = copy.copy(batch)
     device = batch.positions.device
     receivers, senders, shifts = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*found, strict=True))
-    rebuilt.max_neighbors, slots = padded_slots(receivers, offset)
-    rebuilt.receivers, rebuilt.senders, rebuilt.edge_slots = receivers.to(device), senders.to(device), slots.to(device)
+    rebuilt.receivers, rebuilt.senders = receivers.to(device), senders.to(device)
     rebuilt.edge_shifts = shifts.to(torch.float64).to(device)
+    fill_slots(rebuilt)
     return rebuilt

@@ -38,6 +38,8 @@ class SplitConfig(Config):
         by: What stays together: each structure alone (`random`), its group, its composition, its scaffold; or
             `given`: as the files say, `val` and `test` being drawn from the training part where the files give none.
             Left out: `given` where the files divide the data, else `random`.
+        order: `shuffled`, or `file`: with `by: given`, the first `train` structures of the training part are trained on
+            and the next ones validated (and tested) on, as papers with small training sets define theirs.
         folds: Cross-validation: divide into this many parts and test on part `fold`; val is drawn from the rest.
         fold: From 0 to folds - 1.
     """
@@ -47,6 +49,7 @@ class SplitConfig(Config):
     test: Size | None = None
     seed: int = 0
     by: Literal["random", "group", "composition", "scaffold", "given"] | None = None
+    order: Literal["shuffled", "file"] = "shuffled"
     folds: int | None = Field(default=None, ge=2)
     fold: int | None = Field(default=None, ge=0)
 
@@ -61,6 +64,8 @@ class SplitConfig(Config):
                 raise InputError("test and folds exclude each other: the fold is the test set")
             if self.by == "given":
                 raise InputError("by: given has no folds; allowed with folds: random, group, composition, scaffold")
+        if self.order == "file" and self.by != "given":
+            raise InputError(f"order: file goes with by: given only; got by: {self.by or 'nothing'}")
         fractions = [size for size in (self.train, self.val, self.test) if isinstance(size, float)]
         if sum(fractions) > 1.0 + 1e-9:
             raise InputError(f"fractions add up to {sum(fractions):g}; allowed: at most 1")
@@ -199,6 +204,8 @@ def _given(config: SplitConfig, given: Sequence[str | None], where: str) -> dict
         if part not in pools:
             raise InputError(f"{where}: structure {index} has the given split {part!r}; allowed: {', '.join(SPLITS)}")
         pools[part].append(index)
+    if config.order == "file":
+        return _in_file_order(config, pools, where)
     random = np.random.default_rng(config.seed)
     train = [pools["train"][index] for index in random.permutation(len(pools["train"]))]
     parts: dict[str, list[int]] = {}
@@ -211,6 +218,21 @@ def _given(config: SplitConfig, given: Sequence[str | None], where: str) -> dict
             parts[part] = _first(train, count, None, part, where)
             train = train[count:]
     parts["train"] = _first(train, config.train, None, "train", where)
+    return parts
+
+
+def _in_file_order(config: SplitConfig, pools: dict[str, list[int]], where: str) -> dict[str, list[int]]:
+    """Training structures first, then validation, then test, each as the files have them."""
+    parts: dict[str, list[int]] = {}
+    rest = pools["train"]
+    for part in SPLITS:
+        size = getattr(config, part)
+        if part != "train" and pools[part]:
+            parts[part] = _first(pools[part], size, None, part, where)
+        elif size is not None:
+            parts[part] = _first(rest, size, None, part, where)
+            rest = rest[len(parts[part]) :]
+    parts.setdefault("train", rest)
     return parts
 
 

@@ -127,7 +127,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(datasets: dict[str, Data
     for others in (helped, forgetful):
         for one, other in zip(alone, others, strict=True):
             assert one.to_dict().keys() == other.to_dict().keys()
-            for name in ("positions", "senders", "receivers", "edge_shifts", "structure_index", "edge_slots"):
+            for name in ("positions", "senders", "receivers", "edge_shifts", "structure_index", "slot_senders"):
                 assert torch.equal(one[name], other[name]), name
             assert torch.equal(one.targets["forces"], other.targets["forces"])
 

@@ -104,6 +104,18 @@ def test_a_given_split_is_kept_and_validation_is_drawn_from_its_training_part():
     assert sizes(split({"by": "given", "test": 5}, 150, given=given)) == {"train": 100, "test": 5}
 
 
+def test_file_order_takes_the_first_training_structures_and_validates_on_the_next():
+    given: list[str | None] = ["test"] * 5 + ["train"] * 100
+    parts = split({"by": "given", "order": "file", "train": 50, "val": 10}, 105, given=given)
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "train": list(range(5, 55)),
+        "val": list(range(55, 65)),
+        "test": list(range(5)),
+    }
+    with pytest.raises(ValueError, match="order: file goes with by: given only; got by: random"):
+        SplitConfig.model_validate({"by": "random", "order": "file", "train": 50})
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
