@@ -38,4 +38,4 @@ def run(options: argparse.Namespace) -> None:
         json_path=options.json,
         device=options.device,
     )
-    print(describe_errors({options.split: metrics}))
+    print(describe_errors(metrics))

@@ -34,7 +34,7 @@ def evaluate_model(
     split: str,
     json_path: Path | None,
     device: str,
-) -> Report:
+) -> dict[str, Report]:
     """Compare a model's predictions with labels.
 
     Args:
@@ -46,7 +46,7 @@ def evaluate_model(
         device: Where to compute.
 
     Returns:
-        Data set -> property -> errors.
+        The part that was taken, `all` where that is the whole -> data set -> property -> errors.
 
     Raises:
         InputError: No such model, data or split; an element or level of theory that the model never saw; nothing
@@ -71,7 +71,7 @@ def evaluate_model(
     if json_path is not None:
         text = json.dumps(evaluation.metrics, indent=2, ensure_ascii=False, allow_nan=False)
         json_path.write_text(text + "\n", encoding="utf-8")
-    return evaluation.metrics
+    return {"all" if whole else split: evaluation.metrics}
 
 
 def _as_split(split: str) -> Any:

@@ -50,6 +50,20 @@ def test_doctor_finds_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None
     assert "All that is needed is here." in printed
 
 
+def test_a_file_without_splits_is_evaluated_whole_and_called_so(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, card = tmp_path / "new.xyz", tmp_path / "new.yaml"
+    data.write_text("".join(f"2\nenergy=-{i}\nH 0 0 0\nH 0 0 0.{7 + i}\n" for i in (0, 1)), encoding="utf-8")
+    facts = "level_of_theory: GFN2-xTB\ncharge: 0\nspin: 1\nproperties: {energy: {key: energy, unit: eV}}\n"
+    card.write_text(facts, encoding="utf-8")
+    assert main(["evaluate", str(model), str(data), "--card", str(card)]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["all", "new", "energy"]
+    card.write_text(facts + "split: {train: 1, test: 1, seed: 0}\n", encoding="utf-8")
+    assert main(["evaluate", str(model), str(data), "--card", str(card)]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["test", "new", "energy"]
+
+
 def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("train", "evaluate", "predict", "data", "hub", "export", "report", "doctor", "schema"):
         assert main([command, "--help"]) == 0
