@@ -97,6 +97,21 @@ def test_the_card_says_what_a_user_needs(make_model: MakeModel, tmp_path: Path) 
         assert part in text, part
 
 
+def test_the_card_lists_what_was_learnt_by_which_heads(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model({"energy": {"kind": "energy"}, "charges": {"kind": "charges"}})
+    task = {"data": ["mine"], "weight": 10.0, "head": None, "loss": None}
+    tasks = {"pull": {**task, "property": "forces"}, "polarity": {**task, "property": "dipole"}}
+    save_model(model, tmp_path / "m", card_info=CardInfo(title="water", summary={"tasks": tasks}))
+    text = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+    table, rest = text.split("though no task of the run learnt it")
+    rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
+    assert rows == ["| property", "| dipole", "| forces"]
+    assert "stress (energy (derivative of energy))" in rest.splitlines()[0]
+    assert "| pull | forces | energy (derivative of energy) | mine | 10 |" in rest
+    assert "| polarity | dipole | charges | mine | 10 |" in rest
+    assert "None" not in text
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(saved: tuple[FoundationModel, Path], name: str) -> None:
     (saved[1] / name).unlink()

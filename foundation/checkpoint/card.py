@@ -37,10 +37,10 @@ def write_card(model: FoundationModel, path: Path, *, info: CardInfo) -> None:
     sections = [
         f"# {info.title}",
         "A model trained with `foundation`: a shared equivariant backbone with one head a task.",
-        _scope(model),
+        _scope(model, info.summary),
         _usage(model),
         _errors(info.evaluation),
-        _training(info.summary),
+        _training(model, info.summary),
         _reference_energies(model),
         "## Limits\n\nStated errors hold for data like those that it was tested on. It refuses elements that it has "
         "never seen, and does not know how sure it is of the rest: check energies and forces on a few structures of "
@@ -55,15 +55,34 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _scope(model: FoundationModel) -> str:
+def _learnt(summary: Json) -> frozenset[str]:
+    """Properties of the run's tasks; empty if it is not known which run made the model."""
+    return frozenset(task["property"] for task in summary.get("tasks", {}).values())
+
+
+def _head(model: FoundationModel, property_name: str) -> str:
+    """The kind of the head that gives a property, or whose output it is the derivative of."""
+    kind = model.head_kind(property_name)
+    if kind is not None:
+        return kind
+    base = PROPERTIES[property_name].derived_from
+    assert base is not None, property_name
+    return f"{model.head_kind(base)} (derivative of {base})"
+
+
+def _scope(model: FoundationModel, summary: Json) -> str:
+    learnt = _learnt(summary) & model.properties or model.properties
     properties = [
-        (name, PROPERTIES[name].description, PROPERTIES[name].unit, PROPERTIES[name].level)
-        for name in sorted(model.properties)
+        (name, PROPERTIES[name].description, PROPERTIES[name].unit, PROPERTIES[name].level, _head(model, name))
+        for name in sorted(learnt)
     ]
+    rest = ", ".join(f"{name} ({_head(model, name)})" for name in sorted(model.properties - learnt))
+    unlearnt = f"\n\nThe heads also give, though no task of the run learnt it: {rest}." if rest else ""
     elements = " ".join(chemical_symbols[number] for number in sorted(model.config.elements))
     return (
         "## What it predicts\n\n"
-        + _table(("property", "meaning", "unit", "of each"), properties)
+        + _table(("property", "meaning", "unit", "of each", "head"), properties)
+        + unlearnt
         + f"\n\n- Elements: {elements}\n- Levels of theory: {', '.join(model.config.levels)}\n"
         f"- Cutoff: {model.cutoff:g} Å\n"
         f"- Parameters: {sum(parameter.numel() for parameter in model.parameters()):,}\n"
@@ -105,7 +124,7 @@ def _figures(figures: Json) -> str:
     return ", ".join(parts)
 
 
-def _training(summary: Json) -> str:
+def _training(model: FoundationModel, summary: Json) -> str:
     rows = [
         (
             name,
@@ -119,9 +138,15 @@ def _training(summary: Json) -> str:
     parts = []
     if rows:
         parts.append(_table(("data", "structures", "level of theory", "licence", "source"), rows))
+    tasks = [
+        (name, task["property"], _head(model, task["property"]), ", ".join(task["data"]), f"{task['weight']:g}")
+        for name, task in summary.get("tasks", {}).items()
+    ]
+    if tasks:
+        parts.append(_table(("task", "property", "head", "data", "weight"), tasks))
     facts = [
         f"- {name}: {_fact(summary[name])}"
-        for name in ("tasks", "init", "timing", "environment")
+        for name in ("init", "timing", "environment")
         if summary.get(name) not in (None, {}, [])
     ]
     if facts:
@@ -130,9 +155,9 @@ def _training(summary: Json) -> str:
 
 
 def _fact(value: object) -> str:
-    """One line for any JSON value."""
+    """One line for any JSON value; what is null is left out."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_fact(inner)}" for key, inner in value.items())
+        return "; ".join(f"{key}: {_fact(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, list | tuple):
         return ", ".join(_fact(inner) for inner in value) if len(value) <= 8 else f"{len(value)} entries"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
