@@ -114,7 +114,7 @@ def _read_smiles(path: Path, charge: int | float | None, spin: int | None) -> It
 
 
 def _read_csv(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
-    with open_text(path, encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         rows = csv.DictReader(file)
         columns = {column.strip().lower(): column for column in rows.fieldnames or () if column}
         if "smiles" not in columns:

@@ -32,7 +32,8 @@ def write(path: Path, text: str) -> Path:
 def test_comments_keep_their_keys_and_types():
     info = parse_comment(
         'Lattice="1 0 0 0 2 0 0 0 3" energy=-1.5e2 mtt::r2scan_energy=-7 label=CC flag=T off=F alone <R2>=3.5 '
-        'smiles="C/C=C\\\\n1cccc1" quoted="say \\"x\\"" list=[1, 2.5] old={1 2 3} json="_JSON [[1, 2], [3, 4]]"'
+        'smiles="C/C=C\\\\n1cccc1" quoted="say \\"x\\"" list=[1, 2.5] old={1 2 3} json="_JSON [[1, 2], [3, 4]]"',
+        where="x",
     )
     assert info["energy"] == -150.0
     assert info["mtt::r2scan_energy"] == -7
@@ -113,6 +114,7 @@ def test_plain_xyz_is_free_and_a_lattice_alone_means_periodic(tmp_path: Path):
         ("1\nProperties=species:S:1:pos:R\nH 0 0 0\n", "name:type:columns triples"),
         ('1\npbc="T T"\nH 0 0 0\n', "three of T and F"),
         ('1\nLattice="a b c"\nH 0 0 0\n', "allowed: 9 numbers"),
+        ('1\nextra="_JSON [[1, 2"\nH 0 0 0\n', r"key 'extra': got \"_JSON \[\[1, 2\"; allowed: JSON behind _JSON"),
         ('1\nLattice="1 2 3"\nH 0 0 0\n', "Lattice has 3 numbers"),
     ],
 )

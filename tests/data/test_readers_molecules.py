@@ -81,6 +81,14 @@ def test_a_smi_file_needs_no_column_names(tmp_path: Path):
     assert methane.where.endswith("row 4")
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.smi"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_text("smiles,score\nCCO,1\n" if name == "a.csv" else "CCO ethanol\n", encoding="utf-8-sig")
+    [ethanol] = read(path, smiles_key="smiles")
+    assert ethanol.smiles == "CCO"
+
+
 @pytest.mark.parametrize(
     ("rows", "changes", "message"),
     [

@@ -61,7 +61,7 @@ def _read_frame(stream: TextIOWrapper, where: str, split: str | None) -> RawFram
     if not line.strip().isdigit() or int(line) == 0:
         raise InputError(f"{where}: got '{line.strip()[:60]}' where the number of atoms must stand")
     num_atoms = int(line)
-    info = parse_comment(stream.readline())
+    info = parse_comment(stream.readline(), where=where)
     lines = [stream.readline() for _ in range(num_atoms)]
     if not lines[-1].strip():
         raise InputError(f"{where}: the file ends within the frame's {num_atoms} atoms")
@@ -88,12 +88,21 @@ def _read_frame(stream: TextIOWrapper, where: str, split: str | None) -> RawFram
     )
 
 
-def parse_comment(line: str) -> dict[str, object]:
-    """Read the `key=value` pairs of a comment line; a key alone is True."""
+def parse_comment(line: str, *, where: str) -> dict[str, object]:
+    """Read the `key=value` pairs of a comment line; a key alone is True.
+
+    Raises:
+        InputError: A value that starts with `_JSON` is none.
+    """
     info: dict[str, object] = {}
     for match in _PAIR.finditer(line.strip()):
         key = match["key"].strip('"')
-        info[key] = True if match["value"] is None else _value(match["value"])
+        try:
+            info[key] = True if match["value"] is None else _value(match["value"])
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{where}: key '{key}': got {match['value']:.80}; allowed: JSON behind _JSON ({error})"
+            ) from error
     return info
 
 

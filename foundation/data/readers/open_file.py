@@ -22,14 +22,16 @@ _OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
 @contextmanager
-def open_text(path: Path, *, encoding: str = "utf-8") -> Iterator[TextIOWrapper]:
+def open_text(path: Path) -> Iterator[TextIOWrapper]:
     """Open as text; the ending .gz, .xz or .bz2 decides the compression.
+
+    The byte order mark that spreadsheets and some editors write first is no part of the text.
 
     Raises:
         InputError: The file is missing, broken or not text.
     """
     opener = _OPENERS.get(path.suffix.lower(), open)
-    with _faults_named(path), cast(TextIOWrapper, opener(path, "rt", encoding=encoding, newline="")) as stream:
+    with _faults_named(path), cast(TextIOWrapper, opener(path, "rt", encoding="utf-8-sig", newline="")) as stream:
         yield stream
 
 
