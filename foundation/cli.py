@@ -1,6 +1,7 @@
 """The command line. It only parses and dispatches; each command is a file in `foundation/commands/`.
 
-Exit codes: 0 done; 2 the input is at fault (one clear message, no traceback); 1 anything else.
+Exit codes: 0 done; 2 the input is at fault (one clear message, no traceback), a place that cannot be written included;
+1 anything else, a full disk included (one clear message as well).
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ __all__ = ["main"]
 COMMANDS = (train, evaluate, predict, data, hub, export, report, doctor, schema)
 DONE, FAILED, INPUT_AT_FAULT = 0, 1, 2
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BAD_PLACE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
+"""What a path that the user named is refused with."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except InputError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
-        return INPUT_AT_FAULT
+        return FAILED if _is_disk_full(error.__cause__) else INPUT_AT_FAULT
     except BrokenPipeError:  # the reader of our output has gone, as in `foundation data list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -74,9 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: interrupted", file=sys.stderr)
         return FAILED
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if _is_disk_full(error):
             where = error.filename or "output"
             print(f"error: {where}: the disk is full; free some space or write elsewhere", file=sys.stderr)
+            return FAILED
+        if error.errno in _BAD_PLACE and error.filename is not None:
+            print(
+                f"error: {error.filename}: {error.strerror}; name another place, or make this one readable and writable",
+                file=sys.stderr,
+            )
             return INPUT_AT_FAULT
         traceback.print_exc()
         return FAILED
@@ -84,6 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return FAILED
     return DONE
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
 
 
 if __name__ == "__main__":

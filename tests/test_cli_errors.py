@@ -222,7 +222,7 @@ def test_a_full_disk_while_preparing(card: Path, tmp_path: Path) -> None:
         check=False,
         cwd=Path(__file__).parents[1],
     )
-    assert result.returncode == 2, result.stderr
+    assert result.returncode == 1, result.stderr
     assert "disk" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list((tmp_path / "cache").rglob("metadata.json"))
@@ -287,6 +287,30 @@ def test_exporting_over_something(model: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["export", str(model), "--to", "directory", "--out", str(tmp_path / "copy")]) == 0
     assert main(["export", str(model), "--to", "directory", "--out", str(tmp_path / "copy")]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "copy", Path("/sys/foundation/copy")):  # not even root may write to the latter
+        assert main(["hub", "push", str(model), str(place)]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {place.parent}")
+        assert "name another place, or make this one readable and writable" in message
+        assert "Traceback" not in message
+
+
+def test_a_disk_that_is_full_when_the_errors_are_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new.xyz").write_text("2\nenergy=-1\nH 0 0 0\nH 0 0 0.7\n", encoding="utf-8")
+    card = tmp_path / "new.yaml"
+    facts = "level_of_theory: GFN2-xTB\ncharge: 0\nspin: 1\nproperties: {energy: {key: energy, unit: eV}}\n"
+    card.write_text(facts, encoding="utf-8")
+    full = ["--json", "/dev/full"]
+    assert main(["evaluate", str(model), str(tmp_path / "new.xyz"), "--card", str(card), *full]) == 1
+    message = capsys.readouterr().err
+    assert "the disk is full; free some space or write elsewhere" in message
+    assert "Traceback" not in message
 
 
 def test_a_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
