@@ -85,10 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {where}: the disk is full; free some space or write elsewhere", file=sys.stderr)
             return FAILED
         if error.errno in _BAD_PLACE and error.filename is not None:
-            print(
-                f"error: {error.filename}: {error.strerror}; name another place, or make this one readable and writable",
-                file=sys.stderr,
-            )
+            advice = "name another place, or make this one readable and writable"
+            print(f"error: {error.filename}: {error.strerror}; {advice}", file=sys.stderr)
             return INPUT_AT_FAULT
         traceback.print_exc()
         return FAILED
