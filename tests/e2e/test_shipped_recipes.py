@@ -1,4 +1,4 @@
-"""Every shipped recipe takes real training steps on a few of its own structures, with a tiny model."""
+"""Every shipped recipe takes real training steps on a few of its structures, with a tiny model of every backbone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from foundation.backbones import EquivariantConfig
 from foundation.cli import main
 from foundation.data.card import load_card
 from foundation.recipe import Recipe, RecipeStart, load_recipe
@@ -14,23 +15,39 @@ from foundation.resources import recipes_dir
 
 PARTS = ("base", "backbones/")
 NAMES = [path.relative_to(recipes_dir()).with_suffix("").as_posix() for path in sorted(recipes_dir().rglob("*.yaml"))]
-FAST = ("quickstart", "finetune/energies_forces", "tasks/joint", "tasks/som")
+FAST = {
+    "equivariant": ("quickstart", "finetune/energies_forces", "tasks/joint", "tasks/som"),
+    "visnet": ("tasks/joint", "tasks/som"),
+}
 RECIPES = [
-    pytest.param(name, marks=() if name in FAST else (pytest.mark.slow,), id=name)
+    pytest.param(name, backbone, marks=() if name in fast else (pytest.mark.slow,), id=f"{name}-{backbone}")
+    for backbone, fast in FAST.items()
     for name in NAMES
     if not name.startswith(PARTS) and name != "finetune/continue"  # it needs a model: a test of its own
+    if backbone == "equivariant" or name != "quickstart"  # nothing else has features that tell mirror images apart
 ]
 LIMIT = 24
 
 
-def small(recipe: Recipe, own_file: Path) -> list[str]:
-    """Overrides that leave a recipe as it is but for size."""
+def small_backbone(recipe: Recipe, kind: str) -> list[str]:
+    """Overrides that make the backbone tiny, of its own kind or of another."""
     backbone = recipe.model.backbone
-    overrides = [
+    if kind == "visnet":
+        size = f"cutoff: {backbone.cutoff}, channels: 8, num_layers: 1, num_heads: 2, num_basis: 8"
+        return [f"model.backbone={{kind: visnet, {size}}}"]
+    assert isinstance(backbone, EquivariantConfig)
+    return [
         "model.backbone.channels=8",
         f"model.backbone.pseudo_channels={min(4, backbone.pseudo_channels)}",
         "model.backbone.num_layers=1",
         "model.backbone.radial_width=16",
+    ]
+
+
+def small(recipe: Recipe, own_file: Path, *, backbone: str = "equivariant") -> list[str]:
+    """Overrides that leave a recipe as it is but for size and backbone."""
+    overrides = [
+        *small_backbone(recipe, backbone),
         "trainer={max_epochs: 1, limit_train_batches: 2, check_val_every_n_epoch: 1, enable_progress_bar: false}",
         "schedule.warmup_steps=0",
         "report=false",
@@ -60,13 +77,19 @@ def test_training_goes_on_from_a_model(own_file: Path, tmp_path: Path) -> None:
     assert any(weight.startswith("heads.") for weight in summary["init"]["loaded"])
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_shipped_recipe_trains(name: str, own_file: Path, shared_data: Path, tmp_path: Path) -> None:  # noqa: ARG001
+@pytest.mark.parametrize(("name", "backbone"), RECIPES)
+def test_a_shipped_recipe_trains(
+    name: str,
+    backbone: str,
+    own_file: Path,
+    shared_data: Path,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
     recipe = load_recipe(name)
-    overrides = small(recipe, own_file)
+    overrides = small(recipe, own_file, backbone=backbone)
     if recipe.init is not None and isinstance(recipe.init.source, RecipeStart):
         start = load_recipe(recipe.init.source.recipe, overrides=recipe.init.source.overrides)
-        inner = [*recipe.init.source.overrides, *small(start, own_file)]
+        inner = [*recipe.init.source.overrides, *small(start, own_file, backbone=backbone)]
         overrides.append(f"init.from.overrides={json.dumps(inner)}")
     assert main(["train", name, "--out", str(tmp_path / "run"), *overrides]) == 0
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
