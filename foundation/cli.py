@@ -50,8 +50,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if rest and options.run is train.run and not any(word.startswith("-") for word in rest):
         options.overrides += rest  # KEY=VALUE behind an option, which argparse does not put together
     elif rest:
-        parser.error(f"unrecognised: {' '.join(rest)}")
+        parser.error(f"unrecognised: {' '.join(rest)}{_hint(parser, arguments, rest)}")
     return options
+
+
+def _hint(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, rest: Sequence[str]) -> str:
+    """The known options that are nearest to the unknown ones."""
+    from foundation.config_problems import nearest  # here: it costs a tenth of a second
+
+    known = _options(parser, sys.argv[1:] if arguments is None else arguments)
+    unknown = [word.partition("=")[0] for word in rest if word.startswith("-")]
+    close = [f"'{found}'" for found in (nearest(word, known) for word in unknown) if found is not None]
+    return f"; nearest: {', '.join(close)}" if close else ""
+
+
+def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """Options of the command, or the action of a command, that the words name."""
+    for action in parser._actions:  # argparse has no public way to ask a parser for its subparsers
+        if isinstance(action, argparse._SubParsersAction):
+            for number, word in enumerate(words):
+                if word in action.choices:
+                    return _options(action.choices[word], words[number + 1 :])
+    return [option for action in parser._actions for option in action.option_strings]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -90,7 +90,9 @@ def test_a_missing_recipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "quickstart", "--resum"]) == 2
-    assert "--resum" in capsys.readouterr().err
+    assert "unrecognised: --resum; nearest: '--resume'" in capsys.readouterr().err
+    assert main(["data", "generate", "--out", "x", "--geometry=5"]) == 2
+    assert "unrecognised: --geometry=5; nearest: '--geometries'" in capsys.readouterr().err
 
 
 def test_a_label_that_the_card_does_not_declare(refuse: Refuse) -> None:

@@ -6,21 +6,20 @@ import argparse
 import importlib
 import os
 import platform
+import re
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-NEEDED = (
-    *("numpy", "torch", "lightning", "torch-geometric", "torchmetrics", "e3nn", "ase", "rdkit", "datasets"),
-    *("safetensors", "vesin", "pydantic", "matplotlib"),
-)
-OPTIONAL = {"tblite": "labels molecules in `foundation data generate`"}
-_MODULES = {"torch-geometric": "torch_geometric"}
+OPTIONAL = {"generate": "labels molecules in `foundation data generate`"}
+"""Extras of the package that add to what it can do -> what."""
+_NAME = re.compile(r"^[\w.-]+")
+_EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)""")
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,17 +41,19 @@ def run(_: argparse.Namespace) -> None:
     problems = []
     print(f"foundation   {version('foundation')}, Python {platform.python_version()} at {sys.executable}")
     print(f"machine      {platform.platform()}, {available_cores()} cores usable")
-    for package in NEEDED:
+    modules = _modules()
+    for package in requirements(extra=None):
         try:
-            importlib.import_module(_MODULES.get(package, package))
+            importlib.import_module(modules.get(_normalised(package), package))
             print(f"package      {package} {version(package)}")
         except (ImportError, PackageNotFoundError) as error:
             problems.append(f"package '{package}': {error}; install foundation again")
-    for package, use in OPTIONAL.items():
-        try:
-            print(f"package      {package} {version(package)}")
-        except PackageNotFoundError:
-            print(f"package      {package} absent: {use}")
+    for extra, use in OPTIONAL.items():
+        for package in requirements(extra=extra):
+            try:
+                print(f"package      {package} {version(package)}")
+            except PackageNotFoundError:
+                print(f"package      {package} absent: {use}; pip install foundation[{extra}]")
     if not problems:
         _accelerators()
     print(f"allocator    {'freed memory is kept (faster)' if tune_allocator() else 'as the system has it'}")
@@ -62,6 +63,31 @@ def run(_: argparse.Namespace) -> None:
     if problems:
         raise InputError(problems)
     print("All that is needed is here.")
+
+
+def requirements(*, extra: str | None) -> list[str]:
+    """Names of the packages that foundation's own metadata requires: always (None), or for one of its extras."""
+    found = []
+    for requirement in requires("foundation") or ():
+        stated, name = _EXTRA.search(requirement), _NAME.match(requirement)
+        assert name is not None, requirement
+        if (stated and stated.group(1)) == extra:
+            found.append(name.group())
+    return found
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _modules() -> dict[str, str]:
+    """Package -> what it is imported as: the module that is called like it, else its first public one."""
+    found: dict[str, str] = {}
+    for module, packages in sorted(packages_distributions().items()):
+        for package in map(_normalised, packages):
+            if _normalised(module) == package or (package not in found and not module.startswith("_")):
+                found[package] = module
+    return found
 
 
 def _accelerators() -> None:

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 
+PRETRAINING = "pretrain"
+"""Folder of a run directory with the run that it started from, as `foundation.run` names it."""
+RECIPE_FILE = "recipe.yaml"
+
+
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the arguments."""
     parser = subparsers.add_parser("hub", help="list, fetch and publish models", allow_abbrev=False)
@@ -38,7 +43,9 @@ def run_list(options: argparse.Namespace) -> None:
         raise InputError(f"hub list: {root}: no such directory")
     found = sorted(file.parent for file in root.rglob(WEIGHTS_FILE) if (file.parent / CONFIG_FILE).is_file())
     for directory in found:
-        print(directory.parent if directory.name == "model" else directory)
+        model = directory.parent if directory.name == "model" else directory
+        is_start = model.name == PRETRAINING and (model.parent / RECIPE_FILE).is_file()
+        print(f"{model}  (where {model.parent} started from)" if is_start else model)
     if not found:
         print(f"no model below {root}")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from foundation.checkpoint import CardInfo, load, save_model
 from foundation.cli import main
+from foundation.commands.hub import PRETRAINING, RECIPE_FILE
 from foundation.config import parse_yaml
+from foundation.run import directory, training
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,17 @@ def test_a_model_is_pushed_listed_and_pulled(model: Path, tmp_path: Path, capsys
     assert "exists already" in capsys.readouterr().err
 
 
+def test_the_start_of_a_run_is_listed_as_such(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("run/model", "run/pretrain/model", "other/pretrain/model"):
+        shutil.copytree(model, tmp_path / folder)
+    (tmp_path / "run" / RECIPE_FILE).touch()
+    assert main(["hub", "list", str(tmp_path)]) == 0
+    run, other = tmp_path / "run", tmp_path / "other"
+    lines = [f"{other}/{PRETRAINING}", f"{run}", f"{run}/{PRETRAINING}  (where {run} started from)"]
+    assert capsys.readouterr().out.splitlines() == lines
+    assert (training.PRETRAINING, directory.RECIPE_FILE) == (PRETRAINING, RECIPE_FILE)
+
+
 def test_pushing_to_the_hub_says_what_is_allowed(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hub", "push", str(model), "org/name@main"]) == 2
     assert "allowed for now: a local directory" in capsys.readouterr().err
@@ -46,7 +61,10 @@ def test_a_card_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor_finds_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    assert "torch" in printed
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for requirement in (*project["dependencies"], *project["optional-dependencies"]["generate"]):
+        assert f"package      {requirement.split('>=')[0]} " in printed
+    assert "package      pytest" not in printed, "what only developers need"
     assert "All that is needed is here." in printed
 
 
