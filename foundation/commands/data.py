@@ -84,7 +84,6 @@ def run_check(options: argparse.Namespace) -> None:
     from ase.data import chemical_symbols
 
     from foundation.data.card import DatasetConfig, load_card, resolve
-    from foundation.data.graph import build_graph
     from foundation.data.readers import read_records
 
     card = load_card(options.card)
@@ -93,16 +92,7 @@ def run_check(options: argparse.Namespace) -> None:
     splits: Counter[str] = Counter()
     groups: set[str] = set()
     for record in read_records(resolve(DatasetConfig(card=options.card))):
-        graph = build_graph(
-            positions=record.positions,
-            atomic_numbers=record.atomic_numbers,
-            total_charge=record.total_charge,
-            spin_multiplicity=record.spin_multiplicity,
-            cell=record.cell,
-            pbc=record.pbc,
-            targets=record.targets,
-            where=record.where,
-        )
+        graph = record.graph()
         elements.update(chemical_symbols[number] for number in record.atomic_numbers)
         labels.update({name: int(mask.sum()) for name, mask in graph.masks.items()})
         splits[record.split or "not given"] += 1

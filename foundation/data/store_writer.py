@@ -15,7 +15,6 @@ import pyarrow as pa
 from ase.data import chemical_symbols
 
 from foundation.data.arrow_shard import ShardEntry, list_column, write_shard
-from foundation.data.graph import build_graph
 from foundation.data.neighbors import neighbor_list
 from foundation.data.readers import Record
 from foundation.data.store_files import atomic_folder, write_file, writing
@@ -165,16 +164,7 @@ def _pbc_bits(record: Record) -> int:
 
 
 def _validate(record: Record) -> None:
-    graph = build_graph(
-        positions=record.positions,
-        atomic_numbers=record.atomic_numbers,
-        total_charge=record.total_charge,
-        spin_multiplicity=record.spin_multiplicity,
-        cell=record.cell,
-        pbc=record.pbc,
-        targets=record.targets,
-        where=record.where,
-    )
+    graph = record.graph()
     neighbor_list(
         positions=graph.positions.numpy(),
         cell=graph.cell[0].numpy(),

@@ -12,7 +12,6 @@ from ase.data import chemical_symbols
 
 from foundation.data.card import DatasetConfig, card_names, load_card, resolve
 from foundation.data.files import DataFile
-from foundation.data.graph import build_graph
 from foundation.data.readers import Record, read_isolated_atoms, read_records
 from foundation.data.readers.convert import formula
 from foundation.data.readers.extxyz import read_extxyz_frames
@@ -53,16 +52,7 @@ def check_card(name: str, found: list[Record], *, whole: bool) -> None:
         labelled = sum(name_of_label in record.targets for record in found)
         assert labelled == len(found) or (field.optional and (labelled or not whole))
     for record in found[::50]:
-        build_graph(
-            positions=record.positions,
-            atomic_numbers=record.atomic_numbers,
-            total_charge=record.total_charge,
-            spin_multiplicity=record.spin_multiplicity,
-            cell=record.cell,
-            pbc=record.pbc,
-            targets=record.targets,
-            where=record.where,
-        )
+        record.graph()
     parts = split_indices(
         dataset.split if whole else dataset.split.model_copy(update={"val": None, "test": None, "train": None}),
         num=len(found),

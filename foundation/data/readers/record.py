@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from foundation.data.graph import AtomGraph, build_graph
+
 __all__ = ["RawFrame", "Record"]
 
 
@@ -81,3 +83,20 @@ class Record:
     split: str | None
     smiles: str | None
     where: str
+
+    def graph(self) -> AtomGraph:
+        """Validate it and make a graph with its labels, without edges.
+
+        Raises:
+            InputError: Not a structure, or a label that does not fit it; see `foundation.data.graph.build_graph`.
+        """
+        return build_graph(
+            positions=self.positions,
+            atomic_numbers=self.atomic_numbers,
+            total_charge=self.total_charge,
+            spin_multiplicity=self.spin_multiplicity,
+            cell=self.cell,
+            pbc=self.pbc,
+            targets=self.targets,
+            where=self.where,
+        )
