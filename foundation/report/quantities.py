@@ -46,17 +46,13 @@ def value_unit(property_name: str) -> DisplayUnit:
 
 
 def error_unit(property_name: str) -> DisplayUnit:
-    """The unit that a property's errors are shown in: meV where the internal unit counts in eV, me·Å where in e·Å.
+    """The unit that a property's errors are shown in: meV where the internal unit counts in eV.
 
-    Any other property keeps its internal unit.
+    Any other property keeps its internal unit: nobody says millielectrons of charges and dipoles.
     """
     unit = internal_unit(property_name)
     if unit.startswith("eV"):
         return DisplayUnit("m" + unit, 1000.0)
-    if unit.startswith("e·Å"):
-        return DisplayUnit("m" + unit, 1000.0)
-    if unit == "e":
-        return DisplayUnit("me", 1000.0)
     return DisplayUnit(unit, 1.0)
 
 

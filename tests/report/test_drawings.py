@@ -156,7 +156,7 @@ def test_numbers_are_shown_with_the_digits_that_mean_something() -> None:
     assert shown == ["0", "0.0123", "1.00", "12.3", "123", f"−12{space}346", "3.00×10⁻⁷", "–", "not finite"]
     assert [
         error_unit(name).label for name in ("energy", "forces", "stress", "dipole", "handedness", "position_noise")
-    ] == [*("meV", "meV/Å", "meV/Å³", "me·Å", "", "Å")]
+    ] == [*("meV", "meV/Å", "meV/Å³", "e·Å", "", "Å")]
     assert percent(0.0345) == f"3.5{space}%"
     assert [duration(seconds) for seconds in (2.5, 42.0, 252.0, 11_100.0)] == [
         "2.5 s",

@@ -148,7 +148,7 @@ def test_a_diverged_run_is_shown_as_one(finished_run: Path) -> None:
     (finished_run / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     page = Page(write_report(finished_run))
     assert "21 predictions not finite" in page.text
-    assert "not finite me·Å dipole MAE, test" in page.text
+    assert "not finite e·Å dipole MAE, test" in page.text
 
 
 def test_names_cannot_become_markup(finished_run: Path) -> None:
