@@ -122,7 +122,7 @@ class EarlyStoppingConfig(Config):
 
 
 class Recipe(Config):
-    """Everything that decides a run. Recipes are YAML; see DESIGN for the shape and recipes/ for examples.
+    """Everything that decides a run. Recipes are YAML; docs/training.md explains its sections, recipes/ has examples.
 
     Attributes:
         description: For people.

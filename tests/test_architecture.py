@@ -1,4 +1,4 @@
-"""The layout that DESIGN promises, read from the source: floors, small files, no code in data, no vague names."""
+"""The layout of docs/architecture.md, read from the source: floors, small files, no code in data, no vague names."""
 
 from __future__ import annotations
 
