@@ -1,0 +1,1 @@
+"""A bake-off of machine-learnt potentials: same data, same split, same clock."""

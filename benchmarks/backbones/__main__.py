@@ -1,0 +1,108 @@
+"""The bake-off's command line: `python -m benchmarks.backbones COMMAND`, from the root of the repository.
+
+setup RIVAL                       make a rival's environment (mace, nequip)
+curve ROW [KEY=VALUE ...]         train under the clock and evaluate; the same command again goes on
+speed ROW [KEY=VALUE ...]         throughput, latency, memory, distance from the machine's limits
+list                              all rows
+table                             results as markdown
+plot FILE                         time-to-error curves as PNG or SVG
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.backbones.curve import run_curve
+from benchmarks.backbones.environments import set_up
+from benchmarks.backbones.plot import plot_curves
+from benchmarks.backbones.programs.registry import RIVALS
+from benchmarks.backbones.results import RESULTS
+from benchmarks.backbones.rows import ROWS_FILE, load_rows
+from benchmarks.backbones.speed import run_speed
+from benchmarks.backbones.table import tables
+from foundation.errors import InputError
+
+INPUT_AT_FAULT = 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.backbones", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=Path, default=ROWS_FILE, help="default: rows.yaml beside this program")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: results/ beside this program")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    setup = commands.add_parser("setup", help="make a rival's environment")
+    setup.add_argument("rival", choices=RIVALS)
+    curve = commands.add_parser("curve", help="time-to-error curve of a row")
+    curve.add_argument("row")
+    curve.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. budget_cpu_s=60 data.test=20")
+    curve.add_argument("--out", type=Path, help="folder of the run (default: in the cache, named like the row)")
+    curve.add_argument("--evaluate-only", action="store_true", help="evaluate what was kept so far, do not train")
+    speed = commands.add_parser("speed", help="throughput, latency and memory of a row")
+    speed.add_argument("row")
+    speed.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. cases='[train8]' threads='[1]'")
+    commands.add_parser("list", help="all rows")
+    commands.add_parser("table", help="results as markdown")
+    plot = commands.add_parser("plot", help="time-to-error curves as a picture")
+    plot.add_argument("file", type=Path, help="ending in .png or .svg")
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run one command.
+
+    Raises:
+        InputError: What was asked for cannot be done.
+    """
+    rows = load_rows(options.rows)
+    match options.command:
+        case "setup":
+            set_up(options.rival, rows)
+        case "curve":
+            file = run_curve(
+                options.row,
+                rows,
+                overrides=options.overrides,
+                out=options.out,
+                results=options.results,
+                evaluate_only=options.evaluate_only,
+            )
+            print(file)
+        case "speed":
+            print(run_speed(options.row, rows, overrides=options.overrides, results=options.results))
+        case "list":
+            for kind, names in (("curve", rows.curves), ("speed", rows.speed)):
+                print("\n".join(f"{kind} {name}" for name in names))
+        case "table":
+            print(tables(options.results))
+        case "plot":
+            plot_curves(options.results, options.file)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command in {"curve", "speed"} and not any(word.startswith("-") for word in rest):
+        options.overrides += rest  # KEY=VALUE behind an option, which argparse does not put together
+    elif rest:
+        parser.error(f"unrecognised: {' '.join(rest)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 2 if the input is at fault."""
+    try:
+        run(_parse(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return INPUT_AT_FAULT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

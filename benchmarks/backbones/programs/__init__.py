@@ -1,0 +1,1 @@
+"""How each program is set up, trained and asked for predictions."""

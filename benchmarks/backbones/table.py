@@ -1,0 +1,104 @@
+"""Results as markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.backbones.results import read_results
+from benchmarks.backbones.rows import CASES
+
+__all__ = ["tables"]
+
+TIMES_S = (300, 600, 1200, 1800, 3600, 7200, 10800)
+
+
+def tables(results: Path) -> str:
+    """All tables: errors at some CPU times, and speed case by case."""
+    parts = [_curve_table(read_results(results, kind="curve"))]
+    speed = [line for lines in read_results(results, kind="speed").values() for line in lines]
+    parts += [_speed_table(case, [line for line in speed if line["case"] == case]) for case in CASES]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    if not curves:
+        return ""
+    header = [
+        "row",
+        *(f"{time // 60} min" for time in TIMES_S),
+        "end",
+        "CPU s",
+        "wall s",
+        "steps",
+        "energy meV",
+        "commit",
+    ]
+    rows = []
+    for name, lines in curves.items():
+        last = lines[-1]
+        rows.append(
+            [
+                name,
+                *(_error_at(lines, time) for time in TIMES_S),
+                f"{last['forces_mae_meV_per_A']:.2f}",
+                f"{last['cpu_s']:.0f}",
+                f"{last['wall_s']:.0f}",
+                str(last["steps"]),
+                f"{last['energy_mae_meV']:.2f}",
+                last["commit"],
+            ]
+        )
+    title = "Force MAE, meV/Å, after so many CPU minutes of training (the last weights kept by then)"
+    return f"### {title}\n\n{_markdown(header, rows)}"
+
+
+def _error_at(lines: Sequence[Mapping[str, Any]], cpu_s: float) -> str:
+    """The error of the last weights kept by a time; a dash if there are none, or training was over before."""
+    before = [line for line in lines if line["cpu_s"] <= cpu_s]
+    if not before or lines[-1]["cpu_s"] < 0.8 * cpu_s:
+        return "–"
+    return f"{before[-1]['forces_mae_meV_per_A']:.2f}"
+
+
+def _speed_table(case: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    if not lines:
+        return ""
+    per = "molecules/s" if case == "train8" else "µs/atom"
+    header = [
+        "row",
+        "threads",
+        "allocator",
+        "ms (quartiles)",
+        per,
+        "peak MiB",
+        "GFLOP",
+        "arithmetic ×",
+        "GB",
+        "memory ×",
+    ]
+    rows = [[line["row"], str(line["threads"]), line["allocator"], *_speed_cells(line)] for line in lines]
+    return f"### {case}\n\n{_markdown(header, rows)}"
+
+
+def _speed_cells(line: Mapping[str, Any]) -> list[str]:
+    if "failed" in line:
+        return [line["failed"], *["–"] * 6]
+    quartiles = f"{line['median_ms']:.2f} ({line['lower_quartile_ms']:.2f}–{line['upper_quartile_ms']:.2f})"
+    rate = line["molecules_per_s"] if line["case"] == "train8" else line["us_per_atom"]
+    cells = [quartiles, f"{rate:.4g}", f"{line['peak_rss_mib']:.0f}"]
+    if line["gflop"] is None:
+        return [*cells, *["–"] * 4]
+    return [
+        *cells,
+        f"{line['gflop']:.3g}",
+        f"{line['times_arithmetic_limit']:.1f}",
+        f"{line['gbyte']:.3g}",
+        f"{line['times_memory_limit']:.1f}",
+    ]
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,142 @@
+"""The bake-off harness: its rows are valid, our own model runs through it, results become a table and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+TINY = "model.backbone.channels=4 model.backbone.pseudo_channels=0 model.backbone.correlation=1 model.backbone.degree=1"
+ROWS = """
+models:
+  tiny: {{program: foundation, recipe: tasks/rmd17_aspirin, epochs: 1, overrides: [{overrides}]}}
+curves:
+  tiny-4:
+    model: tiny
+    data: {{molecule: aspirin, train: 4, val: 2, test: 3}}
+    batch_size: 2
+    threads: 1
+    mode: eager
+    budget_cpu_s: 1.0
+    first_point_cpu_s: 0.1
+    growth: 2.0
+    seed: 0
+speed: {{}}
+"""
+
+
+@pytest.fixture
+def harness(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a module of the harness."""
+    import importlib
+
+    monkeypatch.syspath_prepend(str(repository))
+    return lambda name: importlib.import_module(f"benchmarks.backbones.{name}")
+
+
+def test_every_row_is_valid_and_names_a_program(harness: Callable[[str], ModuleType]) -> None:
+    rows = harness("rows").load_rows()
+    programs = {name: harness("programs.registry").program_of(model) for name, model in rows.models.items()}
+    assert {type(program).__name__ for program in programs.values()} == {"Ours", "Mace", "Nequip"}
+    sizes = {(row.model, row.data.train) for row in rows.curves.values()}
+    assert {(model, size) for model in rows.models for size in (50, 950)} == sizes
+    assert {row.model for row in rows.speed.values()} == rows.models.keys()
+
+
+def test_a_row_of_an_unknown_model_is_refused(harness: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    from foundation.errors import InputError
+
+    text = ROWS.format(overrides="").replace("model: tiny\n", "model: tyni\n")
+    (tmp_path / "rows.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"curves\.tiny-4\.model: got 'tyni'; allowed: tiny"):
+        harness("rows").load_rows(tmp_path / "rows.yaml")
+
+
+def test_the_clock_stands_still_off_the_clock_and_carries_on(
+    harness: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    clock_module = harness("clock")
+    settings = clock_module.ClockSettings(
+        folder=str(tmp_path), budget_cpu_s=1000.0, first_point_cpu_s=0.0, growth=2.0, threads=1
+    )
+    clock = clock_module.TrainingClock(settings)
+    clock.start()
+    clock.steps = 3
+    clock.keep_if_due(lambda path: (time.sleep(0.3), path.touch()), suffix=".pt", last=True)
+    clock.stop()
+    assert clock.wall_s < 0.2
+    assert json.loads((tmp_path / "000000003.json").read_text())["weights"] == "000000003.pt"
+    (tmp_path / "000000009.json").touch()
+    resumed = clock_module.TrainingClock(settings)
+    resumed.restore(clock.state())
+    resumed.start()
+    assert resumed.wall_s >= clock.wall_s
+    assert resumed.steps == 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["000000003.json", "000000003.pt"]
+
+
+def test_operations_are_counted_where_they_are_known(harness: Callable[[str], ModuleType]) -> None:
+    import torch
+
+    left, right = torch.rand(3, 5, requires_grad=True), torch.rand(5, 7)
+    with harness("workers.measure").OperationCounter() as counter:
+        product = left @ right
+    assert counter.flop == 2 * 3 * 5 * 7
+    assert counter.bytes == 4 * (3 * 5 + 5 * 7 + 3 * 7)
+    assert product.shape == (3, 7)
+
+
+def test_our_model_gives_a_curve_a_table_and_a_picture(
+    harness: Callable[[str], ModuleType],
+    repository: Path,
+    shared_data: Path,
+    cache_directory: Path,
+    tmp_path: Path,
+) -> None:
+    overrides = ", ".join(TINY.split())
+    (tmp_path / "rows.yaml").write_text(ROWS.format(overrides=overrides), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "BAKEOFF_CACHE": str(tmp_path / "cache"),
+        "FOUNDATION_CACHE": str(cache_directory),
+        "FOUNDATION_DATA": str(shared_data),
+    }
+    command = [sys.executable, "-m", "benchmarks.backbones", "--rows", str(tmp_path / "rows.yaml")]
+    command += ["--results", str(tmp_path / "results")]
+    run = tmp_path / "run"
+    first = subprocess.run(
+        [*command, "curve", "tiny-4", "--out", str(run)],
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert first.returncode == 0, first.stderr
+    lines = harness("results").read_results(tmp_path / "results", kind="curve")["tiny-4"]
+    assert len(lines) >= 2
+    assert [line["steps"] for line in lines] == sorted({line["steps"] for line in lines})
+    with np.load(run / "points" / f"{lines[-1]['steps']:09d}.predictions.npz") as found:
+        assert found["forces"].shape == (3, 21, 3)
+    assert all(0 < line["forces_mae_meV_per_A"] < 3000 and line["test_frames"] == 3 for line in lines)
+    table = harness("table").tables(tmp_path / "results")
+    assert f"| tiny-4 | {' | '.join(['–'] * 7)} | {lines[-1]['forces_mae_meV_per_A']:.2f} |" in table
+    harness("plot").plot_curves(tmp_path / "results", tmp_path / "curves.svg")
+    assert (tmp_path / "curves.svg").stat().st_size > 1000
+
+    again = subprocess.run(
+        [*command, "curve", "tiny-4", "seed=1", "--out", str(run)],
+        cwd=repository,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 2
+    assert "row.seed: this run has 0, the row says 1" in again.stderr
