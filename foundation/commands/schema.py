@@ -34,9 +34,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def partial(schema: Any) -> Any:
-    """The schema of a file that others complete: nothing is required, as `extends` may bring it."""
+    """The schema of a file that others complete: nothing is required, as `extends` may bring it.
+
+    Without its `kind` a mapping may fit several branches of a union, so that "one of" becomes "any of".
+    """
     if isinstance(schema, dict):
         return {
-            key: partial(value) for key, value in schema.items() if key != "required" or not isinstance(value, list)
+            "anyOf" if key == "oneOf" else key: partial(value)
+            for key, value in schema.items()
+            if key != "required" or not isinstance(value, list)
         }
     return [partial(value) for value in schema] if isinstance(schema, list) else schema
