@@ -65,10 +65,15 @@ def run_show(options: argparse.Namespace) -> None:
 
 def run_prepare(options: argparse.Namespace) -> None:
     """Convert a card's file into a store in the cache, and verify every part of it."""
+    from rich.console import Console
+
     from foundation.data.card import DatasetConfig, resolve
     from foundation.data.prepare import prepare
+    from foundation.data.progress import shown_progress
 
-    store = prepare(resolve(DatasetConfig(card=options.card)))
+    dataset = resolve(DatasetConfig(card=options.card))  # five facts are enough; how many structures need not be one
+    with shown_progress(f"preparing {options.card}", total=None, console=Console(stderr=True)) as advance:
+        store = prepare(dataset, on_record=advance)
     store.verify()
     print(f"{len(store)} structures, verified, in {store.path}")
 
@@ -82,8 +87,10 @@ def run_check(options: argparse.Namespace) -> None:
     from collections import Counter
 
     from ase.data import chemical_symbols
+    from rich.console import Console
 
     from foundation.data.card import DatasetConfig, load_card, resolve
+    from foundation.data.progress import shown_progress
     from foundation.data.readers import read_records
 
     card = load_card(options.card)
@@ -91,12 +98,14 @@ def run_check(options: argparse.Namespace) -> None:
     labels: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     groups: set[str] = set()
-    for record in read_records(resolve(DatasetConfig(card=options.card))):
-        graph = record.graph()
-        elements.update(chemical_symbols[number] for number in record.atomic_numbers)
-        labels.update({name: int(mask.sum()) for name, mask in graph.masks.items()})
-        splits[record.split or "not given"] += 1
-        groups.add(record.group)
+    with shown_progress(f"reading {options.card}", total=card.num_structures, console=Console(stderr=True)) as advance:
+        for record in read_records(resolve(DatasetConfig(card=options.card))):
+            graph = record.graph()
+            elements.update(chemical_symbols[number] for number in record.atomic_numbers)
+            labels.update({name: int(mask.sum()) for name, mask in graph.masks.items()})
+            splits[record.split or "not given"] += 1
+            groups.add(record.group)
+            advance()
     total = sum(splits.values())
     print(f"{total} structures; elements {' '.join(sorted(elements))}; {len(groups)} groups")
     print("splits: " + ", ".join(f"{name} {count}" for name, count in sorted(splits.items())))

@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from foundation.data.card import ResolvedDataset
-from foundation.data.readers import read_records
+from foundation.data.readers import Record, read_records
 from foundation.data.store import Store
 from foundation.data.store_writer import FORMAT_VERSION
 from foundation.errors import InputError
@@ -36,7 +37,9 @@ def default_cache_dir() -> Path:
     return Path(stated).expanduser() if stated else Path.home() / ".cache" / "foundation"
 
 
-def prepare(dataset: ResolvedDataset, *, cache_dir: Path | None = None) -> Store:
+def prepare(
+    dataset: ResolvedDataset, *, cache_dir: Path | None = None, on_record: Callable[[], None] | None = None
+) -> Store:
     """Open the store of a data set; make it first if it is not there yet.
 
     A store is found by the content of the source files and by all that decides how they are read, so an edited file,
@@ -45,6 +48,7 @@ def prepare(dataset: ResolvedDataset, *, cache_dir: Path | None = None) -> Store
     Args:
         dataset: What `foundation.data.card.resolve` gave.
         cache_dir: Where stores lie; `default_cache_dir()` if None.
+        on_record: Called after each structure that is read, to show progress.
 
     Raises:
         InputError: A source file is not what its card was tested on, does not hold what the card says, or holds invalid
@@ -58,7 +62,7 @@ def prepare(dataset: ResolvedDataset, *, cache_dir: Path | None = None) -> Store
     try:
         return Store.create(
             path,
-            read_records(dataset),
+            _watched(read_records(dataset), on_record),
             level_of_theory=dataset.level_of_theory,
             metadata={
                 "name": dataset.name,
@@ -69,6 +73,13 @@ def prepare(dataset: ResolvedDataset, *, cache_dir: Path | None = None) -> Store
         )
     except FileExistsError:
         return Store.open(path)
+
+
+def _watched(records: Iterator[Record], on_record: Callable[[], None] | None) -> Iterator[Record]:
+    for record in records:
+        yield record
+        if on_record is not None:
+            on_record()
 
 
 def _key(dataset: ResolvedDataset, digests: list[str]) -> str:
