@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +19,6 @@ from pathlib import Path
 
 SETTINGS_VARIABLE = "BAKEOFF_CLOCK"
 """Environment variable that hands the settings to the training process, as JSON."""
-WALL_FACTOR = 3.0
-"""Training also ends after this many times its CPU budget in wall time times threads, however busy the machine is."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,13 @@ class TrainingClock:
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds of training until now, all threads of this process."""
-        return self._cpu_before + (0.0 if self._started is None else time.process_time() - self._started[1])
+        """CPU seconds of training until now, all threads of this process and its finished children (compilers)."""
+        return self._cpu_before + (0.0 if self._started is None else _cpu_seconds() - self._started[1])
 
     @property
     def finished(self) -> bool:
         """Whether the budget is used up."""
-        settings = self.settings
-        late = self.wall_s * settings.threads >= WALL_FACTOR * settings.budget_cpu_s
-        return self.cpu_s >= settings.budget_cpu_s or late
+        return self.cpu_s >= self.settings.budget_cpu_s
 
     def start(self) -> None:
         """Begin to count; weights of a future that a restart undid are dropped."""
@@ -96,7 +93,7 @@ class TrainingClock:
             return
         self.startup_s = _seconds_since_process_start()
         drop_points_after(Path(self.settings.folder), self.steps)
-        self._started = (time.monotonic(), time.process_time())
+        self._started = (time.monotonic(), _cpu_seconds())
 
     def stop(self) -> None:
         """Hold the clock for good."""
@@ -109,7 +106,7 @@ class TrainingClock:
         try:
             yield
         finally:
-            self._started = (time.monotonic(), time.process_time())
+            self._started = (time.monotonic(), _cpu_seconds())
 
     def keep_if_due(self, save: Callable[[Path], None], *, suffix: str, last: bool = False) -> None:
         """Keep the weights of now if their time has come.
@@ -162,6 +159,11 @@ def drop_points_after(folder: Path, steps: int) -> None:
     for file in folder.glob("*"):
         if file.stem.split(".")[0].isdecimal() and int(file.stem.split(".")[0]) > steps:
             file.unlink()
+
+
+def _cpu_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _seconds_since_process_start() -> float:

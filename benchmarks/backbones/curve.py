@@ -143,11 +143,15 @@ def _run(command: Command, *, folder: Path, log: Path, threads: int) -> None:
     Raises:
         InputError: It failed.
     """
+    variables = process_environment(command, threads=threads, allocator="keep")
+    variables["TORCHINDUCTOR_CACHE_DIR"] = str(
+        folder / "inductor"
+    )  # what an earlier run compiled is no gift to this one
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
             [str(word) for word in command.arguments],
             cwd=folder,
-            env=process_environment(command, threads=threads, allocator="keep"),
+            env=variables,
             stdout=file,
             stderr=subprocess.STDOUT,
         )

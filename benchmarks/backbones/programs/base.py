@@ -73,6 +73,7 @@ def process_environment(command: Command, *, threads: int, allocator: str) -> di
     for name in (*KEEP_MEMORY, "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
         variables.pop(name, None)
     variables |= {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    variables["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # compilation on the same cores and the same clock
     variables["PYTHONPATH"] = os.pathsep.join(str(path) for path in (REPOSITORY, *command.import_paths))
     # Our own program sets the allocator itself unless told otherwise; here the environment decides for all alike.
     variables["FOUNDATION_MALLOC"] = "system"
