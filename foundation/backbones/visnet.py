@@ -9,6 +9,8 @@ What differs from `torch_geometric.nn.models.ViSNet`, and why:
   would leave a vector behind where its message is zero. What edges carry between layers needs no decay: it acts only
   through messages that have one.
 - Vectors are bounded smoothly instead of being divided by their length or its range, which has no derivative at zero.
+  So are edges, messages and updates: messages are products of five factors, and at a high learning rate they ran away
+  by a factor of 10⁵ a layer, unseen behind the norms, until float32 ended.
 - The first scalars are conditioned on total charge, spin and level of theory, as in every backbone here.
 - Sums over neighbours are divided by the square root of their mean number, and a calibrated linear map ends the
   network, so that heads read features of unit variance.
@@ -87,10 +89,15 @@ class _Envelope(nn.Module):
 
 
 class _Bounded(nn.Module):
-    """`foundation.nn.norm.bounded` in the place of a norm of vectors."""
+    """`foundation.nn.norm.bounded` as a module: in the place of a norm of vectors, and before maps of messages."""
 
-    def forward(self, vectors: Float[Tensor, "atoms components channels"]) -> Tensor:
-        return bounded(vectors)
+    def forward(self, features: Float[Tensor, "rows *components channels"]) -> Tensor:
+        return bounded(features) if features.ndim == 3 else _bounded_rows(features)
+
+
+def _bounded_rows(rows: Float[Tensor, "rows channels"]) -> Float[Tensor, "rows channels"]:
+    """`foundation.nn.norm.bounded` of scalars."""
+    return bounded(rows[:, None])[:, 0]
 
 
 def _smooth_layer(config: VisnetConfig, *, last: bool) -> ViS_MP:
@@ -100,6 +107,8 @@ def _smooth_layer(config: VisnetConfig, *, last: bool) -> ViS_MP:
     layer.register_module("cutoff", nn.Identity())
     layer.register_module("vec_layernorm", _Bounded())
     layer.s_proj.register_parameter("bias", None)
+    layer.register_module("s_proj", nn.Sequential(_Bounded(), layer.s_proj))
+    layer.register_module("o_proj", nn.Sequential(_Bounded(), layer.o_proj))
     return layer
 
 
@@ -141,13 +150,13 @@ class VisnetBackbone(nn.Module):
         basis = self.radial(distances)
         directions = self.sphere(offsets / distances[:, None])
         scalars = self._with_neighbors(scalars, element_index, edge_index, basis, decay)
-        edges = self.edge_embedding(edge_index, basis, scalars)
+        edges = _bounded_rows(self.edge_embedding(edge_index, basis, scalars))
         vectors = scalars.new_zeros(scalars.shape[0], directions.shape[1], scalars.shape[1])
         for layer in self.layers:
             scalar_update, vector_update, edge_update = layer(scalars, vectors, edge_index, decay, edges, directions)
-            scalars, vectors = scalars + scalar_update, vectors + vector_update
+            scalars, vectors = scalars + _bounded_rows(scalar_update), vectors + bounded(vector_update)
             if edge_update is not None:
-                edges = edges + edge_update
+                edges = _bounded_rows(edges + edge_update)
         natural = torch.cat([self.scalar_norm(scalars)[:, None], bounded(vectors)], dim=1)
         natural = self.mix(split_degrees(natural))
         return Features(natural, natural.new_zeros(*natural.shape[:2], 0), self.layout)

@@ -181,3 +181,16 @@ def test_a_stored_model_is_the_saved_one_and_another_starts_from_it(tmp_path: Pa
     assert torch.equal(kept, source.neighbor_embedding.embedding.weight)
     assert report.new_elements == (7,)
     assert {one.property for one in report.parity} == other.properties
+
+
+def test_large_weights_do_not_run_away() -> None:
+    """Messages are products of five factors: unbounded, six layers of tenfold weights are beyond float32."""
+    deep = SMALL.model_copy(update={"num_layers": 6})
+    model = model_of("energy", backbone=deep, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.backbone.layers.parameters():
+            parameter.mul_(10.0)
+    batch = collate([graph_of(ase.build.molecule("CH3CH2OH"))])
+    model(batch, properties=["forces"], create_graph=True)["forces"].square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
