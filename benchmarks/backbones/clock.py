@@ -64,6 +64,8 @@ class TrainingClock:
     """
 
     def __init__(self, settings: ClockSettings) -> None:
+        assert settings.first_point_cpu_s > 0, "the next point is a multiple of the first"
+        assert settings.growth > 1, "the times of points have to grow"
         self.settings = settings
         self.steps = 0
         self._wall_before = self._cpu_before = 0.0

@@ -8,6 +8,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 
 from benchmarks.backbones.results import read_results
 from foundation.errors import InputError
@@ -43,6 +44,9 @@ def plot_curves(results: Path, file: Path) -> None:
                 panel.plot([line[key] for line in lines], errors, marker="o", markersize=3, label=name)
             panel.set(xscale="log", yscale="log", xlabel=label, ylabel="force MAE on the test set, meV/Å")
             panel.set_title(f"{molecule}, {train} labels")
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_formatter(ScalarFormatter())
+                axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
             panel.grid(visible=True, which="both", alpha=0.3)
         panel_row[0].legend(fontsize="small")
     figure.tight_layout()

@@ -61,7 +61,7 @@ def test_the_clock_stands_still_off_the_clock_and_carries_on(
 ) -> None:
     clock_module = harness("clock")
     settings = clock_module.ClockSettings(
-        folder=str(tmp_path), budget_cpu_s=1000.0, first_point_cpu_s=0.0, growth=2.0, threads=1
+        folder=str(tmp_path), budget_cpu_s=1000.0, first_point_cpu_s=1e-3, growth=2.0, threads=1
     )
     clock = clock_module.TrainingClock(settings)
     clock.start()
