@@ -12,6 +12,7 @@ from foundation.errors import InputError
 
 __all__ = [
     "CASES",
+    "NUM_ATOMS",
     "CurveRow",
     "FoundationModelRow",
     "MaceModelRow",
@@ -25,6 +26,7 @@ __all__ = [
 ROWS_FILE = Path(__file__).with_name("rows.yaml")
 Case = Literal["train8", "aspirin", "water192", "water1536", "water12288"]
 CASES: tuple[Case, ...] = ("train8", "aspirin", "water192", "water1536", "water12288")
+NUM_ATOMS: dict[Case, int] = {"train8": 168, "aspirin": 21, "water192": 192, "water1536": 1536, "water12288": 12288}
 Mode = Literal["eager", "compile"]
 
 

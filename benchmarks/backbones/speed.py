@@ -16,12 +16,11 @@ from benchmarks.backbones.data import speed_structures
 from benchmarks.backbones.programs.base import REPOSITORY, Command, process_environment
 from benchmarks.backbones.programs.registry import program_of
 from benchmarks.backbones.results import provenance, write_results
-from benchmarks.backbones.rows import Case, Rows, SpeedRow
+from benchmarks.backbones.rows import NUM_ATOMS, Case, Rows, SpeedRow
 from foundation.config import apply_overrides, to_dict, validate
 
-__all__ = ["run_speed"]
+__all__ = ["derived", "run_speed"]
 
-NUM_ATOMS: dict[Case, int] = {"train8": 168, "aspirin": 21, "water192": 192, "water1536": 1536, "water12288": 12288}
 MOLECULES_A_STEP = 8
 
 
@@ -86,19 +85,19 @@ def _measure(
         if done.returncode != 0 or not output.is_file():
             return {"failed": _reason(done, row.memory_limit_gib)}
         found = json.loads(output.read_text(encoding="utf-8"))
-    return found | _derived(found, case)
+    return found | derived(found, case)
 
 
-def _derived(found: dict[str, Any], case: Case) -> dict[str, Any]:
+def derived(found: dict[str, Any], case: Case) -> dict[str, Any]:
     """Rates, and how many times the machine's limits the time is."""
     seconds = found["median_ms"] / 1e3
-    derived: dict[str, Any] = {"us_per_atom": 1e6 * seconds / NUM_ATOMS[case]}
+    rates: dict[str, Any] = {"us_per_atom": 1e6 * seconds / NUM_ATOMS[case]}
     if case == "train8":
-        derived["molecules_per_s"] = MOLECULES_A_STEP / seconds
+        rates["molecules_per_s"] = MOLECULES_A_STEP / seconds
     if found["gflop"] is not None:
-        derived["times_arithmetic_limit"] = seconds * found["sgemm_gflop_per_s"] / found["gflop"]
-        derived["times_memory_limit"] = seconds * found["copy_gbyte_per_s"] / found["gbyte"]
-    return derived
+        rates["times_arithmetic_limit"] = seconds * found["sgemm_gflop_per_s"] / found["gflop"]
+        rates["times_memory_limit"] = seconds * found["copy_gbyte_per_s"] / found["gbyte"]
+    return rates
 
 
 def _reason(done: subprocess.CompletedProcess[str], limit_gib: float) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.backbones.results import read_results
-from benchmarks.backbones.rows import CASES
+from benchmarks.backbones.rows import CASES, NUM_ATOMS
 
 __all__ = ["tables"]
 
+SMALLEST_BOX, LARGEST_BOX = "water192", "water12288"
 TIMES_S = (300, 600, 1200, 1800, 3600, 7200, 10800)
 
 
@@ -19,7 +21,7 @@ def tables(results: Path) -> str:
     parts = [_curve_table(read_results(results, kind="curve"))]
     speed = [line for lines in read_results(results, kind="speed").values() for line in lines]
     parts += [_speed_table(case, [line for line in speed if line["case"] == case]) for case in CASES]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in (*parts, _scaling_table(speed)) if part)
 
 
 def _curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -80,6 +82,23 @@ def _speed_table(case: str, lines: Sequence[Mapping[str, Any]]) -> str:
     ]
     rows = [[line["row"], str(line["threads"]), line["allocator"], *_speed_cells(line)] for line in lines]
     return f"### {case}\n\n{_markdown(header, rows)}"
+
+
+def _scaling_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """By which power of the number of atoms the time grows from the smallest to the largest water box."""
+    times = {
+        (line["row"], line["threads"], line["allocator"], line["case"]): line["median_ms"]
+        for line in lines
+        if "failed" not in line
+    }
+    rows = []
+    for (row, threads, allocator, case), largest in times.items():
+        smallest = times.get((row, threads, allocator, SMALLEST_BOX))
+        if case == LARGEST_BOX and smallest is not None:
+            exponent = math.log(largest / smallest) / math.log(NUM_ATOMS[LARGEST_BOX] / NUM_ATOMS[SMALLEST_BOX])
+            rows.append([row, str(threads), allocator, f"{exponent:.3f}"])
+    header = ["row", "threads", "allocator", f"cost exponent, {SMALLEST_BOX} to {LARGEST_BOX}"]
+    return f"### Scaling\n\n{_markdown(header, rows)}" if rows else ""
 
 
 def _speed_cells(line: Mapping[str, Any]) -> list[str]:

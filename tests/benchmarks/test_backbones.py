@@ -91,6 +91,24 @@ def test_operations_are_counted_where_they_are_known(harness: Callable[[str], Mo
     assert product.shape == (3, 7)
 
 
+def test_speed_tables_state_rates_failures_and_how_the_cost_grows(
+    harness: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    found = {"lower_quartile_ms": 1.0, "upper_quartile_ms": 2.0, "peak_rss_mib": 500.0, "gflop": 2.0, "gbyte": 1.0}
+    common = {"threads": 1, "allocator": "keep"}
+    limits = {"sgemm_gflop_per_s": 100.0, "copy_gbyte_per_s": 20.0}
+    lines = []
+    for case, milliseconds in (("water192", 100.0), ("water12288", 6400.0)):
+        measured = {**found, **limits, "median_ms": milliseconds}
+        lines.append({"case": case, **common, **measured, **harness("speed").derived(measured, case)})
+    lines.append({"case": "water1536", **common, "failed": "out of memory (limit 20 GiB)"})
+    harness("results").write_results(tmp_path, kind="speed", row="one", lines=lines)
+    text = harness("table").tables(tmp_path)
+    assert "| one | 1 | keep | 100.00 (1.00–2.00) | 520.8 | 500 | 2 | 5.0 | 1 | 2.0 |" in text
+    assert "| one | 1 | keep | out of memory (limit 20 GiB) |" in text
+    assert "| one | 1 | keep | 1.000 |" in text
+
+
 def test_our_model_gives_a_curve_a_table_and_a_picture(
     harness: Callable[[str], ModuleType],
     shared_data: Path,
