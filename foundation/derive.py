@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -15,37 +14,39 @@ DERIVED = frozenset({"forces", "stress", "born_charges"})
 
 
 @dataclass(frozen=True)
-class Deformable:
-    """A graph whose positions and cell carry gradients.
+class Deformation:
+    """What energies are differentiated by; leaves of autograd.
 
     Attributes:
-        graph: To be given to the model.
-        positions: `[atoms, 3]`, Å, leaf.
-        strain: `[graphs, 3, 3]`, dimensionless, leaf, zero; None unless stress is asked for.
+        positions: `[atoms, 3]`, Å.
+        strain: `[graphs, 3, 3]`, dimensionless, zero; None unless stress is asked for.
     """
 
-    graph: AtomGraph
     positions: Float[Tensor, "atoms 3"]
     strain: Float[Tensor, "graphs 3 3"] | None
 
 
-def deformable(graph: AtomGraph, *, with_strain: bool) -> Deformable:
-    """Copy a graph shallowly and let its positions (and a symmetric strain) require gradients."""
-    positions = graph.positions.detach().requires_grad_(True)
-    shallow = copy.copy(graph)
-    if not with_strain:
-        shallow.positions = positions
-        return Deformable(shallow, positions, None)
-    strain = torch.zeros_like(graph.cell).requires_grad_(True)
-    symmetric = (strain + strain.transpose(1, 2)) / 2
-    shallow.positions = positions + torch.einsum("na,nab->nb", positions, symmetric[graph.graph_index])
-    shallow.cell = graph.cell + graph.cell @ symmetric
-    return Deformable(shallow, positions, strain)
+def undeformed(graph: AtomGraph, *, with_strain: bool) -> Deformation:
+    """Positions and a strain of zero, both requiring gradients."""
+    strain = torch.zeros_like(graph.cell).requires_grad_(True) if with_strain else None
+    return Deformation(graph.positions.detach().requires_grad_(True), strain)
+
+
+def deformed(
+    graph: AtomGraph, deformation: Deformation
+) -> tuple[Float[Tensor, "atoms 3"], Float[Tensor, "graphs 3 3"]]:
+    """Positions and cells as functions of a deformation; only the symmetric part of the strain acts."""
+    if deformation.strain is None:
+        return deformation.positions, graph.cell
+    symmetric = (deformation.strain + deformation.strain.transpose(1, 2)) / 2
+    moved = torch.einsum("na,nab->nb", deformation.positions, symmetric[graph.graph_index])
+    return deformation.positions + moved, graph.cell + graph.cell @ symmetric
 
 
 def forces_and_stress(
     energy: Float[Tensor, " graphs"],
-    moving: Deformable,
+    graph: AtomGraph,
+    deformation: Deformation,
     *,
     create_graph: bool,
     retain_graph: bool = False,
@@ -54,7 +55,8 @@ def forces_and_stress(
 
     Args:
         energy: eV.
-        moving: What the energy was computed from.
+        graph: The undeformed structures.
+        deformation: What the energy was computed from.
         create_graph: Whether the results will be differentiated again.
         retain_graph: Whether other derivatives follow.
 
@@ -64,26 +66,27 @@ def forces_and_stress(
 
     Source: Knuth et al., Comput. Phys. Commun. 190, 33 (2015), eq. 9.
     """
-    inputs = [moving.positions] if moving.strain is None else [moving.positions, moving.strain]
+    strain = deformation.strain
+    inputs = [deformation.positions] if strain is None else [deformation.positions, strain]
     gradients = torch.autograd.grad(
         energy.sum(), inputs, create_graph=create_graph, retain_graph=create_graph or retain_graph
     )
-    if moving.strain is None:
+    if strain is None:
         return -gradients[0], None
-    volume = torch.linalg.det(moving.graph.cell.detach()).abs()
-    bulk = moving.graph.pbc.all(dim=1)
+    volume = torch.linalg.det(graph.cell).abs()
+    bulk = graph.pbc.all(dim=1)
     stress = gradients[1] / torch.where(bulk, volume, 1.0)[:, None, None]
     return -gradients[0], torch.where(bulk[:, None, None], stress, torch.nan)
 
 
 def born_charges(
-    dipole: Float[Tensor, "graphs 3"], moving: Deformable, *, create_graph: bool, retain_graph: bool = False
+    dipole: Float[Tensor, "graphs 3"], deformation: Deformation, *, create_graph: bool, retain_graph: bool = False
 ) -> Float[Tensor, "atoms 3 3"]:
     """Differentiate the dipole by positions: Z[i, a, b] = dP_a / dr_ib, e."""
     rows = [
         torch.autograd.grad(
             dipole[:, axis].sum(),
-            moving.positions,
+            deformation.positions,
             create_graph=create_graph,
             retain_graph=create_graph or retain_graph or axis < 2,
         )[0]

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from foundation.backbones import BackboneConfig, build_backbone
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
-from foundation.derive import DERIVED, Deformable, born_charges, deformable, forces_and_stress
+from foundation.derive import DERIVED, Deformation, born_charges, deformed, forces_and_stress, undeformed
 from foundation.electrostatics import CoulombConfig, CoulombEnergy
 from foundation.errors import InputError
 from foundation.heads import HeadConfig, build_head, predictable
 from foundation.nn.features import Features
 from foundation.nn.linear import calibrated
-from foundation.properties import get_property
+from foundation.properties import PROPERTIES
 from foundation.scaling import Scaling, ScalingTable
 
 if TYPE_CHECKING:
@@ -133,16 +133,40 @@ class FoundationModel(nn.Module):
         if not asked <= self.properties:
             unknown = ", ".join(sorted(asked - self.properties))
             raise InputError(f"the model does not predict {unknown}; it predicts {', '.join(sorted(self.properties))}")
-        derived = asked & DERIVED
-        if not derived:
+        if not asked & DERIVED:
             return self._direct(self.backbone(graph), graph, asked)
         with torch.enable_grad():
-            moving = deformable(graph, with_strain="stress" in asked)
-            direct = (asked - derived) | {base for name in derived if (base := get_property(name).derived_from)}
-            predictions = self._direct(self.backbone(moving.graph), moving.graph, direct)
-            predictions.update(_derived(predictions, moving, derived, create_graph=create_graph))
+            deformation = undeformed(graph, with_strain="stress" in asked)
+            moved = copy.copy(graph)
+            moved.positions, moved.cell = deformed(graph, deformation)
+            predictions = self.differentiated(graph, moved, deformation, asked, create_graph=create_graph)
         if not create_graph and not torch.is_grad_enabled():
             predictions = {name: values.detach() for name, values in predictions.items()}
+        return predictions
+
+    def differentiated(
+        self,
+        graph: AtomGraph,
+        moved: AtomGraph,
+        deformation: Deformation,
+        asked: frozenset[str],
+        *,
+        create_graph: bool,
+    ) -> dict[str, Tensor]:
+        """Predictions of which some are derivatives.
+
+        Args:
+            graph: A batch with edges up to `cutoff`.
+            moved: The same with positions and cells that depend on `deformation`.
+            deformation: Leaves of autograd.
+            asked: What to predict.
+            create_graph: Whether derivatives will be differentiated again.
+        """
+        derived = asked & DERIVED
+        bases = {PROPERTIES[name].derived_from for name in derived}
+        direct = (asked - derived) | frozenset(base for base in bases if base is not None)
+        predictions = self._direct(self.backbone(moved), moved, direct)
+        predictions.update(_derived(predictions, graph, deformation, derived, create_graph=create_graph))
         return {name: predictions[name] for name in asked}
 
     def predict(
@@ -180,16 +204,23 @@ class FoundationModel(nn.Module):
 
 
 def _derived(
-    predictions: dict[str, Tensor], moving: Deformable, asked: frozenset[str], *, create_graph: bool
+    predictions: dict[str, Tensor],
+    graph: AtomGraph,
+    deformation: Deformation,
+    asked: frozenset[str],
+    *,
+    create_graph: bool,
 ) -> dict[str, Tensor]:
     derived: dict[str, Tensor] = {}
     if "born_charges" in asked:
-        charges = born_charges(predictions["dipole"], moving, create_graph=create_graph, retain_graph=True)
+        charges = born_charges(predictions["dipole"], deformation, create_graph=create_graph, retain_graph=True)
         # Where the dipole is undefined, so is its derivative; autograd would call it zero.
-        undefined = predictions["dipole"].isnan().any(dim=1)[moving.graph.graph_index]
+        undefined = predictions["dipole"].isnan().any(dim=1)[graph.graph_index]
         derived["born_charges"] = torch.where(undefined[:, None, None], torch.nan, charges)
     if asked & {"forces", "stress"}:
-        forces, stress = forces_and_stress(predictions["energy"], moving, create_graph=create_graph, retain_graph=True)
+        forces, stress = forces_and_stress(
+            predictions["energy"], graph, deformation, create_graph=create_graph, retain_graph=True
+        )
         derived["forces"] = forces
         if stress is not None:
             derived["stress"] = stress

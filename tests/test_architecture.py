@@ -19,7 +19,7 @@ FLOORS = {
     0: {"units", "properties", "config", "config_problems", "errors", "resources", "threads"},
     1: {"data", "nn", "features"},
     2: {"backbones", "heads", "electrostatics", "scaling", "derive"},
-    3: {"model", "predict"},
+    3: {"model", "compilation", "predict"},
     4: {"checkpoint", "migrations", "hub", "training", "transfer", "uncertainty"},
     5: {"calculators", "recipe", "report"},
     6: {"run", "cli", "commands", "__main__"},

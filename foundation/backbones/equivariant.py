@@ -20,9 +20,9 @@ from foundation.backbones.conditioning import Conditioning, ElementTable
 from foundation.backbones.geometry import PaddedGeometry, padded_geometry
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
-from foundation.nn.coupling import Coupling, outer
+from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths, outer
 from foundation.nn.features import FeatureLayout, Features
-from foundation.nn.linear import EquivariantLinear, ScaledLinear, split_degrees
+from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear, degrees_of_components
 from foundation.nn.norm import bounded
 from foundation.nn.radial import RadialTrunk, envelope
 from foundation.nn.spherical import SphericalHarmonics
@@ -83,19 +83,20 @@ class NeighborSum(nn.Module):
         super().__init__()
         self.groups = config.radial_groups
         self.channels = channels
-        self.in_size = (in_degree + 1) ** 2
+        self.in_degree = in_degree
         self.radial = ScaledLinear(config.radial_width, (in_degree + 1) * channels)
-        degree_of = torch.repeat_interleave(torch.arange(in_degree + 1), 2 * torch.arange(in_degree + 1) + 1)
-        self.register_buffer("degree_of_component", degree_of, persistent=False)
-        self.coupling = Coupling(config.edge_degree, in_degree, config.product_degree, kind="even")
-        sizes = [paths * channels for paths in self.coupling.num_paths]
-        self.linear = EquivariantLinear(sizes, out_channels)
+        self.couplings = nn.ModuleList(
+            Coupling(range(config.edge_degree + 1), [degree], config.product_degree, kind="even")
+            for degree in range(in_degree + 1)
+        )
+        paths = [sum(coupling.num_paths[degree] for coupling in self._couplings()) for degree in self._out_degrees()]
+        self.linear = EquivariantLinear([number * channels for number in paths], out_channels)
 
-    def _radial_weight(self) -> Float[Tensor, "width slots"]:
-        """Repeat the weights of each degree over its components, channel groups outermost."""
-        weight = self.radial.weight * self.radial.scale
-        table = weight.view(len(weight), -1, self.groups, self.channels // self.groups)
-        return table.index_select(1, self.degree_of_component).transpose(1, 2).flatten(1)
+    def _couplings(self) -> list[Coupling]:
+        return list(self.couplings)  # type: ignore[arg-type]
+
+    def _out_degrees(self) -> range:
+        return range(len(self._couplings()[0].num_paths))
 
     def forward(
         self,
@@ -104,50 +105,49 @@ class NeighborSum(nn.Module):
         angular: Float[Tensor, "groups atoms edge_components neighbors"],
         geometry: PaddedGeometry,
     ) -> Float[Tensor, "atoms out_components out_channels"]:
-        atoms, width = geometry.num_atoms, geometry.width
-        per_group = self.channels // self.groups
-        rows = features.view(atoms, self.in_size, self.groups, per_group).transpose(1, 2).reshape(atoms, -1)
-        messages = rows.index_select(0, geometry.senders) * (hidden @ self._radial_weight())
-        by_group = messages.view(atoms, width, self.groups, self.in_size * per_group)
-        coupled: list[list[Tensor]] = []
-        for group in range(self.groups):
-            sums = torch.bmm(angular[group], by_group[:, :, group])
-            coupled.append(self.coupling(sums.view(atoms, -1, per_group)))
-        if self.groups == 1:
-            return self.linear(coupled[0])
-        merged = []
-        for degree, paths in enumerate(self.coupling.num_paths):
-            parts = [group[degree].view(atoms, 2 * degree + 1, paths, per_group) for group in coupled]
-            merged.append(torch.cat(parts, dim=3).flatten(2))
-        return self.linear(merged)
+        atoms, width, groups = geometry.num_atoms, geometry.width, self.groups
+        per_group = self.channels // groups
+        rows = features.flatten(1).index_select(0, geometry.senders).view(atoms * width, -1, self.channels)
+        radial = self.radial(hidden).view(atoms * width, self.in_degree + 1, 1, self.channels)
+        sizes = [2 * degree + 1 for degree in range(self.in_degree + 1)]
+        blocks = []
+        for part, scale, coupling in zip(rows.split(sizes, dim=1), radial.unbind(1), self._couplings(), strict=True):
+            messages = part * scale
+            if groups == 1:
+                sums = torch.bmm(angular[0], messages.view(atoms, width, -1))
+                blocks.append(coupling(sums.view(atoms, -1, self.channels)))
+                continue
+            by_group = messages.view(atoms, width, -1, groups, per_group).permute(3, 0, 1, 2, 4).flatten(3)
+            sums = (angular @ by_group).view(groups, atoms, -1, per_group)
+            blocks.append(coupling(sums.permute(1, 2, 0, 3).flatten(2)))
+        return self.linear(merged_paths(blocks))
 
 
 class Layer(nn.Module):
     """One round: sums over neighbours, products at atoms, residual update of both towers."""
 
-    def __init__(self, config: EquivariantConfig, *, num_elements: int, first: bool) -> None:
+    def __init__(self, config: EquivariantConfig, *, num_elements: int, num_levels: int, first: bool) -> None:
         super().__init__()
         wide, thin, degree, top = config.channels, config.pseudo_channels, config.degree, config.product_degree
         self.config = config
         self.degree = degree
         in_degree = 0 if first else degree
         self.angular = ScaledLinear(config.radial_width, config.radial_groups * (config.edge_degree + 1))
-        degree_of = torch.repeat_interleave(
-            torch.arange(config.edge_degree + 1), 2 * torch.arange(config.edge_degree + 1) + 1
-        )
-        self.register_buffer("degree_of_component", degree_of, persistent=False)
+        self.register_buffer("edge_component", degrees_of_components(config.edge_degree), persistent=False)
+        self.register_buffer("component", degrees_of_components(degree), persistent=False)
         self.natural_sum = NeighborSum(config, channels=wide, in_degree=in_degree, out_channels=wide)
         self.pseudo_sum = (
             NeighborSum(config, channels=thin, in_degree=degree, out_channels=thin) if thin and not first else None
         )
-        self.natural_keep = EquivariantLinear([wide] * (in_degree + 1), wide)
-        self.natural_first = EquivariantLinear([wide] * (degree + 1), wide)
+        self.natural_keep = UniformLinear(in_degree, wide, wide)
+        self.natural_first = UniformLinear(degree, wide, wide)
         self.element_scale = nn.Parameter(torch.ones(num_elements, config.correlation, (degree + 1) * wide))
+        self.level_scale = nn.Parameter(torch.zeros(num_levels, config.correlation, (degree + 1) * wide))
         if config.correlation >= 2:
-            self.square = Coupling(top, top, top, kind="even")
+            self.square = SymmetricCoupling(top, top)
             self.square_linear = EquivariantLinear([paths * wide for paths in self.square.num_paths], wide)
         if config.correlation >= 3:
-            self.cube = Coupling(top, top, degree, kind="even")
+            self.cube = Coupling(range(top + 1), range(top + 1), degree, kind="even")
             self.cube_linear = EquivariantLinear([paths * wide for paths in self.cube.num_paths], wide)
         if thin:
             self.pseudo = PseudoProducts(config, first=first)
@@ -156,7 +156,7 @@ class Layer(nn.Module):
         self, harmonics: Tensor, hidden: Tensor, decay: Tensor, geometry: PaddedGeometry
     ) -> Float[Tensor, "groups atoms edge_components neighbors"]:
         radial = (self.angular(hidden) * decay).view(len(hidden), self.config.radial_groups, -1)
-        spread = radial.index_select(2, self.degree_of_component) * harmonics[:, None]
+        spread = radial.index_select(2, self.edge_component) * harmonics[:, None]
         table = spread.view(geometry.num_atoms, geometry.width, self.config.radial_groups, -1)
         return table.permute(2, 0, 3, 1)
 
@@ -170,44 +170,38 @@ class Layer(nn.Module):
         harmonics: Float[Tensor, "slots edge_components"],
         geometry: PaddedGeometry,
         element_index: Int[Tensor, " atoms"],
+        level_index: Int[Tensor, " atoms"],
     ) -> tuple[Tensor, Tensor | None]:
         atoms, size = geometry.num_atoms, (self.degree + 1) ** 2
         angular = self._angular(harmonics, hidden, decay, geometry)
         sums = bounded(self.natural_sum(natural, hidden, angular, geometry))
-        scales = self.element_scale.index_select(0, element_index).view(
-            atoms, self.config.correlation, self.degree + 1, -1
-        )
-        update = _scaled(self.natural_first(split_degrees(sums[:, :size])), scales[:, 0])
-        squares = None
+        low = sums if sums.shape[1] == size else sums[:, :size]
+        scales = self.element_scale.index_select(0, element_index) + self.level_scale.index_select(0, level_index)
+        scales = scales.view(atoms, self.config.correlation, self.degree + 1, -1)
+        scales = scales.index_select(2, self.component)
+        update = self.natural_first(low) * scales[:, 0]
         if self.config.correlation >= 2:
-            squares = self.square_linear(self.square(outer(sums, sums)))
-            update = update + _scaled(squares[:, :size], scales[:, 1])
-        if self.config.correlation >= 3:
-            assert squares is not None
-            update = update + _scaled(self.cube_linear(self.cube(outer(squares, sums))), scales[:, 2])
-        kept = self.natural_keep(split_degrees(natural))
+            squares = self.square_linear(_flat(self.square(sums)))
+            update = update + (squares if squares.shape[1] == size else squares[:, :size]) * scales[:, 1]
+            if self.config.correlation >= 3:
+                update = update + self.cube_linear(_flat(self.cube(outer(squares, sums)))) * scales[:, 2]
+        kept = self.natural_keep(natural)
         if kept.shape[1] < size:
-            update = torch.cat([update[:, : kept.shape[1]] + kept, update[:, kept.shape[1] :]], dim=1)
-        else:
-            update = update + kept
+            kept = nn.functional.pad(kept, (0, 0, 0, size - kept.shape[1]))
+        update = update + kept
         if self.config.pseudo_channels == 0:
             return update, None
         pseudo_sums = None
         if self.pseudo_sum is not None:
             assert pseudo is not None
-            pseudo_sums = bounded(self.pseudo_sum(pseudo, hidden, angular, geometry)[:, :size])
-        return update, self.pseudo(sums[:, :size], pseudo, pseudo_sums)
+            pseudo_sums = self.pseudo_sum(pseudo, hidden, angular, geometry)
+            pseudo_sums = bounded(pseudo_sums if pseudo_sums.shape[1] == size else pseudo_sums[:, :size])
+        return update, self.pseudo(low, pseudo, pseudo_sums)
 
 
-def _scaled(
-    features: Float[Tensor, "atoms components channels"], scales: Float[Tensor, "atoms degrees channels"]
-) -> Tensor:
-    """Multiply every degree of every atom by its own row of scales."""
-    degrees = scales.shape[1]
-    index = torch.repeat_interleave(
-        torch.arange(degrees, device=scales.device), 2 * torch.arange(degrees, device=scales.device) + 1
-    )
-    return features * scales.index_select(1, index)
+def _flat(parts: list[Tensor]) -> list[Float[Tensor, "atoms _m _paths_channels"]]:
+    """Paths and channels as one axis."""
+    return [part.flatten(2) for part in parts]
 
 
 class PseudoProducts(nn.Module):
@@ -216,16 +210,17 @@ class PseudoProducts(nn.Module):
     def __init__(self, config: EquivariantConfig, *, first: bool) -> None:
         super().__init__()
         wide, thin, degree = config.channels, config.pseudo_channels, config.degree
-        self.left = EquivariantLinear([wide] * (degree + 1), thin)
-        self.right = EquivariantLinear([wide] * (degree + 1), thin)
-        self.flip = Coupling(degree, degree, degree, kind="odd")
+        degrees = range(degree + 1)
+        self.left = UniformLinear(degree, wide, thin)
+        self.right = UniformLinear(degree, wide, thin)
+        self.flip = Coupling(degrees, degrees, degree, kind="odd")
         flip_sizes = [paths * thin for paths in self.flip.num_paths]
         self.present = [order for order, size in enumerate(flip_sizes) if size]
         self.flip_linear = EquivariantLinear([flip_sizes[order] for order in self.present], thin)
-        self.keep_parity = Coupling(degree, degree, degree, kind="even")
+        self.keep_parity = Coupling(degrees, degrees, degree, kind="even")
         self.product_linear = EquivariantLinear([paths * thin for paths in self.keep_parity.num_paths], thin)
-        self.keep = None if first else EquivariantLinear([thin] * (degree + 1), thin)
-        self.sum_linear = None if first else EquivariantLinear([thin] * (degree + 1), thin)
+        self.keep = None if first else UniformLinear(degree, thin, thin)
+        self.sum_linear = None if first else UniformLinear(degree, thin, thin)
 
     def forward(
         self,
@@ -233,21 +228,19 @@ class PseudoProducts(nn.Module):
         pseudo: Float[Tensor, "atoms components thin"] | None,
         pseudo_sums: Float[Tensor, "atoms components thin"] | None,
     ) -> Float[Tensor, "atoms components thin"]:
-        degrees = split_degrees(sums)
-        left, right = self.left(degrees), self.right(degrees)
+        left, right = self.left(sums), self.right(sums)
         coupled = self.flip(outer(left, right))
-        flipped = self.flip_linear([coupled[order] for order in self.present])
+        seed = self.flip_linear([coupled[order].flatten(2) for order in self.present])
         if self.present and self.present[0] == 1:
-            flipped = torch.cat([torch.zeros_like(flipped[:, :1]), flipped], dim=1)
-        seed = flipped
+            seed = nn.functional.pad(seed, (0, 0, 1, 0))
         if pseudo_sums is not None:
             assert self.sum_linear is not None
-            seed = seed + self.sum_linear(split_degrees(pseudo_sums))
-        update = seed + self.product_linear(self.keep_parity(outer(left, seed)))
+            seed = seed + self.sum_linear(pseudo_sums)
+        update = seed + self.product_linear(_flat(self.keep_parity(outer(left, seed))))
         if self.keep is None:
             return update
         assert pseudo is not None
-        return update + self.keep(split_degrees(pseudo))
+        return update + self.keep(pseudo)
 
 
 class EquivariantBackbone(nn.Module):
@@ -275,7 +268,8 @@ class EquivariantBackbone(nn.Module):
             cutoff=config.cutoff,
         )
         self.layers = nn.ModuleList(
-            Layer(config, num_elements=self.elements.size, first=index == 0) for index in range(config.num_layers)
+            Layer(config, num_elements=self.elements.size, num_levels=num_levels, first=index == 0)
+            for index in range(config.num_layers)
         )
         self.register_buffer("mean_neighbors", torch.tensor(16.0))
 
@@ -286,6 +280,7 @@ class EquivariantBackbone(nn.Module):
         hidden = self.trunk(geometry.distances)
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
         harmonics = self.harmonics(geometry.unit_vectors)
+        level_index = graph.level_index.index_select(0, graph.graph_index)
         natural, pseudo = scalars[:, None], None
         for layer in self.layers:
             natural, pseudo = layer(
@@ -296,6 +291,7 @@ class EquivariantBackbone(nn.Module):
                 harmonics=harmonics,
                 geometry=geometry,
                 element_index=element_index,
+                level_index=level_index,
             )
         if pseudo is None:
             pseudo = natural.new_zeros(natural.shape[0], natural.shape[1], 0)

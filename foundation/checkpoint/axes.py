@@ -24,6 +24,7 @@ _AXES: dict[str, Axes] = {
     "backbone.conditioning.level": ("levels", None),
     "backbone.neighbor_embedding.embedding.weight": ("elements_and_mask", None),
     "backbone.layers.*.element_scale": ("elements_and_mask", None, None),
+    "backbone.layers.*.level_scale": ("levels", None, None),
     "scaling.references_*": ("levels", "atomic_numbers"),
 }
 _MASKED_ATOM_AXES: dict[str, Axes] = {

@@ -7,6 +7,7 @@ on from epoch to epoch, so every structure is seen equally often, however small 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -27,10 +28,14 @@ class MixtureConfig(Config):
     Attributes:
         temperature: Shares go as size^(1/temperature): 1 is by size, large values tend to equal shares.
         epoch_draws: Draws in an epoch; as many as the union has structures if not set.
+        batches: `mixed` draws the structures of a batch from all data sets; `separate` makes batches of one data set
+            each, in random order: no padding of molecules to the neighbours of crystals, and as many optimizer steps
+            for each data set as it would have alone.
     """
 
     temperature: float | None = pydantic.Field(default=None, ge=1.0)
     epoch_draws: int | None = pydantic.Field(default=None, ge=1)
+    batches: Literal["mixed", "separate"] = "mixed"
 
 
 class Mixture:
@@ -56,6 +61,7 @@ class Mixture:
         assert min(sizes.values()) > 0, "empty data sets are refused when they are split"
         self.sizes = dict(sizes)
         self.seed = seed
+        self.separate = config.batches == "separate" and len(sizes) > 1
         self._offsets = np.concatenate([[0], np.cumsum(list(sizes.values()))])
         shares = _shares(self.sizes, weights, config)
         if shares is None:
@@ -67,6 +73,8 @@ class Mixture:
             _check_draws(self.draws, shares, total)
             parts = ", ".join(f"{name} {count}" for name, count in self.draws.items())
             self.description = f"one epoch is {total} draws: {parts}"
+        if self.separate:
+            self.description += "; each batch of one data set"
 
     @property
     def num_draws(self) -> int:
@@ -81,6 +89,13 @@ class Mixture:
         ]
         draws = np.concatenate(parts)
         return draws[random_generator(self.seed, _ORDER_STREAM, epoch).permutation(len(draws))]
+
+    def groups(self, structures: Int[np.ndarray, " draws"]) -> list[Int[np.ndarray, " _"]]:
+        """Places in `structures` of those that may share a batch, one array for each group that occurs."""
+        if not self.separate:
+            return [np.arange(len(structures))]
+        dataset = np.searchsorted(self._offsets, structures, side="right") - 1
+        return [np.flatnonzero(dataset == place) for place in np.unique(dataset)]
 
     def _passes(self, place: int, size: int, *, first: int, count: int) -> Int[np.ndarray, " draws"]:
         """Draws `first` to `first + count` of the endless sequence of shuffled passes over one data set."""

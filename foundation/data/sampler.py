@@ -161,7 +161,7 @@ class TrainingBatches:
         self._mixture = mixture
         self._bounds = bounds
         self.num_ranks = num_ranks
-        first = bounds.pack(mixture.epoch(0))
+        first = self._pack(mixture.epoch(0))
         self.num_steps = -(-len(first) // num_ranks)
         self._first = self._equalise(first)
         self._planned: tuple[int, list[Batch]] = (0, self._first)
@@ -178,14 +178,26 @@ class TrainingBatches:
 
     def _plan(self, epoch: int) -> list[Batch]:
         count = self.num_steps * self.num_ranks
-        batches = self._bounds.pack(self._mixture.epoch(epoch))
+        batches = self._pack(self._mixture.epoch(epoch))
         if len(batches) > count:
-            placed = self._bounds.place(np.concatenate(batches[count:]), batches[:count])
+            placed = None
+            if not self._mixture.separate:
+                placed = self._bounds.place(np.concatenate(batches[count:]), batches[:count])
             if placed is None:
                 order = random_generator(self._mixture.seed, _REUSE_STREAM, epoch).permutation(count)
                 return [self._first[place] for place in order]
             batches = placed
         return self._equalise(batches)
+
+    def _pack(self, order: Int[np.ndarray, " draws"]) -> list[Batch]:
+        """Batches of what may go together, in the order of their first structures."""
+        batches: list[tuple[int, Batch]] = []
+        for places in self._mixture.groups(order):
+            start = 0
+            for batch in self._bounds.pack(order[places]):
+                batches.append((int(places[start]), batch))
+                start += len(batch)
+        return [batch for _, batch in sorted(batches, key=lambda item: item[0])]
 
     def _equalise(self, batches: list[Batch]) -> list[Batch]:
         count = self.num_steps * self.num_ranks

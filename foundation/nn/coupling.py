@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,66 +13,136 @@ from torch import Tensor, nn
 Kind = Literal["even", "odd"]
 
 
-def coupling_paths(left_degree: int, right_degree: int, degree: int, kind: Kind) -> list[tuple[int, int]]:
-    """All (l1, l2) that couple to l with l1 + l2 + l even (parity kept) or odd (parity flipped)."""
+def coupling_paths(
+    left_degrees: Sequence[int], right_degrees: Sequence[int], degree: int, kind: Kind, *, ordered: bool = True
+) -> list[tuple[int, int]]:
+    """All (l1, l2) that couple to l with l1 + l2 + l even (parity kept) or odd (parity flipped).
+
+    Args:
+        left_degrees: l1.
+        right_degrees: l2.
+        degree: l.
+        kind: Which parity.
+        ordered: False where both sides are the same features: (l2, l1) repeats (l1, l2), and l1 = l2 with l odd gives
+            zero.
+    """
     remainder = 0 if kind == "even" else 1
     return [
         (left, right)
-        for left in range(left_degree + 1)
-        for right in range(right_degree + 1)
-        if abs(left - right) <= degree <= left + right and (left + right + degree) % 2 == remainder
+        for left in left_degrees
+        for right in right_degrees
+        if abs(left - right) <= degree <= left + right
+        and (left + right + degree) % 2 == remainder
+        and (ordered or left < right or (left == right and degree % 2 == 0))
     ]
 
 
-def coupling_matrix(
-    left_degree: int, right_degree: int, degree: int, kind: Kind
-) -> Float[Tensor, "m_paths left_right"]:
-    """Matrix from products x_(l1 m1) y_(l2 m2) to all couplings of degree l.
-
-    Rows are ordered (m, path), columns (left component, right component); each path keeps component normalisation:
-    inputs of unit variance give outputs of unit variance.
-    """
-    paths = coupling_paths(left_degree, right_degree, degree, kind)
-    left_size, right_size = (left_degree + 1) ** 2, (right_degree + 1) ** 2
-    matrix = torch.zeros(2 * degree + 1, len(paths), left_size, right_size, dtype=torch.float64)
-    for index, (left, right) in enumerate(paths):
-        block = o3.wigner_3j(left, right, degree, dtype=torch.float64) * (2 * degree + 1) ** 0.5
-        matrix[:, index, left**2 : (left + 1) ** 2, right**2 : (right + 1) ** 2] = block.permute(2, 0, 1)
-    return matrix.reshape((2 * degree + 1) * len(paths), left_size * right_size)
+def coupling_block(left: int, right: int, degree: int) -> Float[Tensor, "m left_m right_m"]:
+    """Component normalised: inputs of unit variance give outputs of unit variance."""
+    return (o3.wigner_3j(left, right, degree, dtype=torch.float64) * (2 * degree + 1) ** 0.5).permute(2, 0, 1)
 
 
 class Coupling(nn.Module):
-    """Contract products of components to every degree up to `out_degree`, all paths at once.
+    """Contract products of components to every degree up to `out_degree`, all paths in one GEMM.
 
-    Input `[atoms, left * right, channels]`; output one tensor a degree, `[atoms, 2l+1, paths * channels]`.
+    Args:
+        left_degrees: Degrees of the left factor, ascending.
+        right_degrees: Degrees of the right factor.
+        out_degree: Largest degree of the result.
+        kind: Keep parity or flip it.
 
     Attributes:
-        num_paths: Paths of each degree; a degree without paths is absent from the output (None).
+        num_paths: Paths of each degree.
     """
 
-    def __init__(self, left_degree: int, right_degree: int, out_degree: int, *, kind: Kind) -> None:
+    def __init__(
+        self, left_degrees: Sequence[int], right_degrees: Sequence[int], out_degree: int, *, kind: Kind
+    ) -> None:
         super().__init__()
-        self.out_degree = out_degree
-        self.num_paths = [
-            len(coupling_paths(left_degree, right_degree, degree, kind)) for degree in range(out_degree + 1)
-        ]
+        left_starts, right_starts = _starts(left_degrees), _starts(right_degrees)
+        rows = []
+        self.num_paths: list[int] = []
         for degree in range(out_degree + 1):
-            matrix = coupling_matrix(left_degree, right_degree, degree, kind)
-            self.register_buffer(f"matrix_{degree}", matrix, persistent=False)
+            paths = coupling_paths(left_degrees, right_degrees, degree, kind)
+            matrix = torch.zeros(2 * degree + 1, len(paths), left_starts[-1], right_starts[-1], dtype=torch.float64)
+            for index, (left, right) in enumerate(paths):
+                first, second = left_starts[left_degrees.index(left)], right_starts[right_degrees.index(right)]
+                block = coupling_block(left, right, degree)
+                matrix[:, index, first : first + 2 * left + 1, second : second + 2 * right + 1] = block
+            rows.append(matrix.flatten(0, 1).flatten(1))
+            self.num_paths.append(len(paths))
+        self.register_buffer("matrix", torch.cat(rows), persistent=False)
 
     def forward(
         self, products: Float[Tensor, "atoms pairs channels"]
-    ) -> list[Float[Tensor, "atoms _m _paths_channels"] | None]:
-        atoms, _, channels = products.shape
-        outputs: list[Tensor | None] = []
-        for degree in range(self.out_degree + 1):
-            if self.num_paths[degree] == 0:
-                outputs.append(None)
-                continue
-            matrix = self.get_buffer(f"matrix_{degree}").to(products.dtype)
-            coupled = torch.bmm(matrix.expand(atoms, -1, -1), products)
-            outputs.append(coupled.view(atoms, 2 * degree + 1, self.num_paths[degree] * channels))
-        return outputs
+    ) -> list[Float[Tensor, "atoms _m _paths channels"]]:
+        """Couple all products `outer(left, right)`; one tensor a degree, `[atoms, 2l+1, paths, channels]`."""
+        return _by_degree(self.get_buffer("matrix"), products, self.num_paths)
+
+
+class SymmetricCoupling(nn.Module):
+    """`Coupling` of features with themselves: only pairs of components that differ, each once.
+
+    Args:
+        degree: Largest degree of the features.
+        out_degree: Largest degree of the result.
+
+    Attributes:
+        num_paths: Paths of each degree.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, degree: int, out_degree: int) -> None:
+        super().__init__()
+        size, degrees = (degree + 1) ** 2, range(degree + 1)
+        pairs = torch.triu_indices(size, size)
+        rows = []
+        self.num_paths: list[int] = []
+        for out in range(out_degree + 1):
+            paths = coupling_paths(degrees, degrees, out, "even", ordered=False)
+            matrix = torch.zeros(2 * out + 1, len(paths), size, size, dtype=torch.float64)
+            for index, (left, right) in enumerate(paths):
+                matrix[:, index, left**2 : (left + 1) ** 2, right**2 : (right + 1) ** 2] = coupling_block(
+                    left, right, out
+                )
+            both = matrix + matrix.transpose(2, 3) * (1 - torch.eye(size, dtype=torch.float64))
+            rows.append(both[:, :, pairs[0], pairs[1]].flatten(0, 1))
+            self.num_paths.append(len(paths))
+        self.register_buffer("matrix", torch.cat(rows), persistent=False)
+        self.register_buffer("left", pairs[0], persistent=False)
+        self.register_buffer("right", pairs[1], persistent=False)
+
+    def forward(
+        self, features: Float[Tensor, "atoms components channels"]
+    ) -> list[Float[Tensor, "atoms _m _paths channels"]]:
+        """Couple features with themselves; one tensor a degree, `[atoms, 2l+1, paths, channels]`."""
+        products = features.index_select(1, self.left) * features.index_select(1, self.right)
+        return _by_degree(self.get_buffer("matrix"), products, self.num_paths)
+
+
+def _starts(degrees: Sequence[int]) -> list[int]:
+    """Where the components of each degree begin, and their number."""
+    starts = [0]
+    for degree in degrees:
+        starts.append(starts[-1] + 2 * degree + 1)
+    return starts
+
+
+def _by_degree(matrix: Tensor, products: Tensor, num_paths: list[int]) -> list[Tensor]:
+    atoms, _, channels = products.shape
+    coupled = torch.bmm(matrix.to(products.dtype).expand(atoms, -1, -1), products)
+    parts = coupled.split([(2 * degree + 1) * paths for degree, paths in enumerate(num_paths)], dim=1)
+    return [
+        part.view(atoms, 2 * degree + 1, paths, channels)
+        for degree, (part, paths) in enumerate(zip(parts, num_paths, strict=True))
+    ]
+
+
+def merged_paths(blocks: Sequence[Sequence[Tensor]]) -> list[Float[Tensor, "atoms _m _paths_channels"]]:
+    """Put the paths of several couplings beside each other, one tensor a degree, `[atoms, 2l+1, paths * channels]`."""
+    return [torch.cat(parts, dim=2).flatten(2) for parts in zip(*blocks, strict=True)]
 
 
 def outer(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 MAXIMUM_GAIN = 100.0
@@ -63,21 +63,66 @@ class EquivariantLinear(nn.Module):
     @torch.no_grad()
     def _calibrate(self, inputs: list[Tensor]) -> None:
         for degree, (part, weight) in enumerate(zip(inputs, self.weights, strict=True)):
-            size = (part @ weight).square().mean().sqrt()
-            largest = MAXIMUM_GAIN * len(weight) ** -0.5
-            self.gain[degree] = min(1.0 / float(size), largest) if size > 0 else len(weight) ** -0.5
+            self.gain[degree] = _gain(part, weight)
+
+
+class UniformLinear(nn.Module):
+    """Mix channels of each degree with weights of its own, where all degrees have as many channels: one batched GEMM.
+
+    Args:
+        degree: Largest degree of the features.
+        in_channels: Channels of every degree.
+        out_channels: Channels of every degree of the result.
+
+    Attributes:
+        gain: `[degrees]`, a constant set once by `calibrated` so that outputs start with unit variance.
+    """
+
+    gain: Tensor
+    degree_of_component: Tensor
+
+    def __init__(self, degree: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.calibrating = False
+        self.weight = nn.Parameter(torch.randn(degree + 1, in_channels, out_channels))
+        self.register_buffer("gain", torch.full((degree + 1,), in_channels**-0.5))
+        self.register_buffer("degree_of_component", degrees_of_components(degree), persistent=False)
+
+    def forward(self, inputs: Float[Tensor, "atoms components _"]) -> Float[Tensor, "atoms components out"]:
+        """Mix; components stay."""
+        if self.calibrating:
+            self._calibrate(inputs)
+        weights = (self.weight * self.gain[:, None, None]).index_select(0, self.degree_of_component)
+        return torch.bmm(inputs.transpose(0, 1), weights).transpose(0, 1)
+
+    @torch.no_grad()
+    def _calibrate(self, inputs: Tensor) -> None:
+        for degree, part in enumerate(split_degrees(inputs)):
+            self.gain[degree] = _gain(part, self.weight[degree])
+
+
+def _gain(inputs: Tensor, weight: Tensor) -> float:
+    """What gives outputs of unit variance, within `MAXIMUM_GAIN`."""
+    size = float((inputs @ weight).square().mean().sqrt())
+    return min(1.0 / size, MAXIMUM_GAIN * len(weight) ** -0.5) if size > 0 else len(weight) ** -0.5
+
+
+def degrees_of_components(degree: int) -> Int[Tensor, " components"]:
+    """The l of each component (l, m): 0, 1, 1, 1, 2, …"""
+    orders = torch.arange(degree + 1)
+    return orders.repeat_interleave(2 * orders + 1)
 
 
 @contextmanager
 def calibrated(module: nn.Module) -> Iterator[None]:
-    """Within this context every `EquivariantLinear` of `module` sets its gain from the batch that passes through it.
+    """Within this context every equivariant linear map of `module` sets its gain from the batch that passes through it.
 
     One forward pass on training structures then starts all features at unit variance, however many neighbours there are
     and however high the product. The gains are constants afterwards and travel with the weights.
 
     Source: layer-sequential unit variance, Mishkin and Matas, ICLR 2016 (arXiv 1511.06422).
     """
-    linears = [part for part in module.modules() if isinstance(part, EquivariantLinear)]
+    linears = [part for part in module.modules() if isinstance(part, EquivariantLinear | UniformLinear)]
     for linear in linears:
         linear.calibrating = True
     try:

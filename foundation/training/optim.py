@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from foundation.config import Config
-from foundation.nn.linear import EquivariantLinear, ScaledLinear
+from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear
 from foundation.training.muon import MuonAdamW
 
 
@@ -63,7 +63,7 @@ def split_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[st
     """
     weights: set[int] = set()
     for module in model.modules():
-        if isinstance(module, ScaledLinear | nn.Linear):
+        if isinstance(module, ScaledLinear | UniformLinear | nn.Linear):
             weights.add(id(module.weight))
         elif isinstance(module, EquivariantLinear):
             weights.update(id(weight) for weight in module.weights)

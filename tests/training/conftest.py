@@ -51,7 +51,7 @@ def make_graph(index: int, *, num_atoms: int, with_forces: bool, dataset: int) -
         positions=positions,
         atomic_numbers=numbers,
         total_charge=0.0,
-        spin_multiplicity=1,
+        spin_multiplicity=1 + int(numbers.sum()) % 2,
         targets=targets,
         dataset_index=dataset,
         structure_index=index,
@@ -102,7 +102,7 @@ def write_extxyz(path: Path, graphs: Sequence[AtomGraph], *, with_forces: bool) 
     for graph in graphs:
         energy = graph.targets["energy"].item()
         columns = "species:S:1:pos:R:3" + (":force:R:3" if with_forces else "")
-        lines += [str(len(graph.positions)), f'Properties={columns} energy={energy!r} pbc="F F F"']
+        lines += [str(len(graph.positions)), f'Properties={columns} energy={energy!r} spin={graph.spin_multiplicity.item()} pbc="F F F"']
         _, forces = morse(graph.positions.numpy())
         rows = np.concatenate([graph.positions.numpy(), forces], axis=1) if with_forces else graph.positions.numpy()
         for number, row in zip(graph.atomic_numbers.tolist(), rows.tolist(), strict=True):
@@ -127,7 +127,7 @@ def make_data(graphs: list[AtomGraph], tmp_path_factory: pytest.TempPathFactory)
             "format": "extxyz",
             "level_of_theory": LEVEL,
             "charge": 0,
-            "spin": 1,
+            "spin": {"key": "spin"},
             "properties": properties,
             "split": {"val": 4, "seed": 0, "by": "random"},
         }
