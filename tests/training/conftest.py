@@ -100,9 +100,9 @@ def write_extxyz(path: Path, graphs: Sequence[AtomGraph], *, with_forces: bool) 
     """Write structures with their labels as a user would."""
     lines = []
     for graph in graphs:
-        energy = graph.targets["energy"].item()
+        energy, spin = graph.targets["energy"].item(), graph.spin_multiplicity.item()
         columns = "species:S:1:pos:R:3" + (":force:R:3" if with_forces else "")
-        lines += [str(len(graph.positions)), f'Properties={columns} energy={energy!r} spin={graph.spin_multiplicity.item()} pbc="F F F"']
+        lines += [str(len(graph.positions)), f'Properties={columns} energy={energy!r} spin={spin} pbc="F F F"']
         _, forces = morse(graph.positions.numpy())
         rows = np.concatenate([graph.positions.numpy(), forces], axis=1) if with_forces else graph.positions.numpy()
         for number, row in zip(graph.atomic_numbers.tolist(), rows.tolist(), strict=True):
