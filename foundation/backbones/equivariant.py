@@ -246,6 +246,9 @@ class PseudoProducts(nn.Module):
 class EquivariantBackbone(nn.Module):
     """`AtomGraph -> Features` with both parities; see the module's docstring."""
 
+    edge_fields = ("slot_senders", "slot_shifts", "slot_filled")
+    """What it reads of a graph's edges."""
+
     mean_neighbors: Float[Tensor, ""]
 
     def __init__(self, config: EquivariantConfig, *, elements: tuple[int, ...], num_levels: int) -> None:

@@ -115,6 +115,9 @@ def _smooth_layer(config: VisnetConfig, *, last: bool) -> ViS_MP:
 class VisnetBackbone(nn.Module):
     """`AtomGraph -> Features` of natural parity only; see the module's docstring."""
 
+    edge_fields = ("senders", "receivers", "edge_shifts")
+    """What it reads of a graph's edges."""
+
     mean_neighbors: Float[Tensor, ""]
 
     def __init__(self, config: VisnetConfig, *, elements: tuple[int, ...], num_levels: int) -> None:
