@@ -13,6 +13,7 @@ import pydantic
 from pydantic import ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from foundation.backbones import BackboneConfig
+from foundation.compilation import CompileConfig
 from foundation.config import Config, apply_overrides, nearest, resolve_extends, validate
 from foundation.data.card import PACKAGE_PREFIX, DatasetConfig
 from foundation.data.mixture import MixtureConfig
@@ -142,6 +143,7 @@ class Recipe(Config):
         checkpoint_minutes: How often a checkpoint to resume from is written, besides at the end of every epoch.
         trainer: Any argument of `lightning.Trainer`.
         seed: Of weights, order of data and noise.
+        compile: Whether training steps are compiled, and what happens where that does not work.
         threads: CPU threads; None for OMP_NUM_THREADS, else one a core.
         num_workers: Processes that load data; 0 loads in the main process.
         report: Write report.html at the end.
@@ -163,6 +165,7 @@ class Recipe(Config):
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     trainer: dict[str, Any]
     seed: int = Field(ge=0)
+    compile: CompileConfig = Field(default_factory=CompileConfig)
     threads: int | None = Field(default=None, ge=1)
     num_workers: int = Field(default=0, ge=0)
     report: bool = True

@@ -126,6 +126,9 @@ class NeighborSum(nn.Module):
 class Layer(nn.Module):
     """One round: sums over neighbours, products at atoms, residual update of both towers."""
 
+    component: Tensor
+    edge_component: Tensor
+
     def __init__(self, config: EquivariantConfig, *, num_elements: int, num_levels: int, first: bool) -> None:
         super().__init__()
         wide, thin, degree, top = config.channels, config.pseudo_channels, config.degree, config.product_degree

@@ -163,6 +163,7 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         ema=recipe.ema,
         dataset_names=data.dataset_names,
         seed=recipe.seed,
+        compilation=recipe.compile,
     )
     return Plan(
         recipe=recipe, data=data, model=model, module=module, scaling=scaling, init=report, validation=validation

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from foundation.compilation import CompileConfig, CompiledModel
 from foundation.data.graph import AtomGraph
 from foundation.errors import InputError
 from foundation.model import FoundationModel
@@ -38,6 +39,7 @@ class FoundationModule(LightningModule):
 
     Attributes:
         model: The raw weights; averaged ones are in `average`.
+        compiled: What training steps call instead of `model`; None where they are eager.
         average: Moving average of the weights, or None.
         batches_seen: Training batches that this rank has seen since step 0, across resumes.
         latest_scores: Property -> mean absolute error and unit (or accuracy) in training, when last logged.
@@ -56,6 +58,7 @@ class FoundationModule(LightningModule):
         ema: EmaConfig | None,
         dataset_names: Sequence[str],
         seed: int,
+        compilation: CompileConfig | None = None,
     ) -> None:
         """Put together what trains.
 
@@ -67,10 +70,14 @@ class FoundationModule(LightningModule):
             ema: None trains without a moving average.
             dataset_names: In order of `dataset_index`; metrics are named by them.
             seed: Of the objectives' noise.
+            compilation: Whether training steps are compiled; None for not.
         """
         super().__init__()
         assert objectives, "nothing to train"
         self.model = model
+        self.compiled: CompiledModel | None = None
+        if compilation is not None and compilation.enabled:
+            self.compiled = CompiledModel(model, fallback=compilation.fallback)
         self.objectives = nn.ModuleList(objectives)
         self.optimizer_config, self.schedule_config = optimizer, schedule
         self.average = None if ema is None else WeightAverage(model, ema)
@@ -171,7 +178,8 @@ class FoundationModule(LightningModule):
             if not active:
                 continue
             asked = dict.fromkeys(objectives[index].predicts for index in active)
-            outputs = self.model(view, properties=tuple(asked), create_graph=training)
+            forward = self.compiled if training and self.compiled is not None else self.model
+            outputs = forward(view, properties=tuple(asked), create_graph=training)
             for index in active:
                 loss = objectives[index].loss(outputs, view, self.model)
                 totals[index], counts[index] = loss.total.to(torch.float64), loss.count.to(torch.float64)

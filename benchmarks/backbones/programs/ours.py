@@ -41,7 +41,7 @@ class Ours(Program):
     def _recipe(self, row: CurveRow, split: Split) -> dict[str, Any]:
         """The shipped recipe with its data replaced and as many steps for every size of the training set."""
         epochs = round(self.model.epochs * FRAMES_PER_EPOCH / row.data.train)
-        mode = ("model.compile=true",) if row.mode == "compile" else ()
+        mode = ("compile.enabled=true",) if row.mode == "compile" else ()
         recipe = recipe_to_dict(load_recipe(self.model.recipe, overrides=(*self.model.overrides, *mode)))
         (dataset,) = recipe["data"]
         recipe["data"] = {

@@ -1,0 +1,303 @@
+"""Compiled forward passes, derivatives included, that are refused unless they reproduce the eager ones.
+
+One call, energies, forces and all, is traced whole (`trace_autograd_ops`), so that forces stay differentiable and the
+gradients of weights come out right. Compiling the energy alone and differentiating outside cannot be trained, and a
+naive trace of the forces gives gradients of weights that are wrong by a per cent while energies and forces are exact.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from foundation.config import Config
+from foundation.data.graph import AtomGraph
+from foundation.derive import DERIVED, Deformation, deformed, undeformed
+from foundation.errors import InputError
+from foundation.model import FoundationModel, ModelConfig
+from foundation.scaling import Scaling
+
+__all__ = ["CompileConfig", "CompiledModel", "Forward"]
+
+LARGEST_ERROR = 1e-4
+"""Of a compiled path against the eager one, relative to the root mean square of an output or the norm of a gradient."""
+NOISE_FACTOR = 20.0
+"""How many times the rounding error of the eager path the compiled one may differ from it, below `LARGEST_ERROR`."""
+SMALLEST_ERROR = {torch.float32: 2e-6, torch.float64: 1e-12}
+"""Differences that are allowed in any case."""
+SHAKE = 0.3
+"""How far weights are moved for the comparison: fresh readouts are zero, and zero forces compare equal to anything."""
+WIDTH_STEP = 4
+"""Neighbour tables are padded to multiples of this, so that fewer sizes occur."""
+
+_PER_GRAPH_AND_ATOM = (
+    "atomic_numbers",
+    "cell",
+    "pbc",
+    "total_charge",
+    "spin_multiplicity",
+    "level_index",
+    "graph_index",
+    "num_atoms_per_graph",
+)
+
+logger = logging.getLogger(__name__)
+
+_Function = Callable[[Tensor, Tensor | None, dict[str, Tensor], int, int], dict[str, Tensor]]
+
+
+class CompileConfig(Config):
+    """Whether training steps are compiled. Validation and evaluation stay eager.
+
+    Attributes:
+        enabled: Compile at the first step; takes a minute or more for each set of properties.
+        fallback: What happens where compiling fails or does not reproduce the eager path: `refuse` ends the program,
+            `eager` warns and goes on without.
+    """
+
+    enabled: bool = False
+    fallback: Literal["refuse", "eager"] = "refuse"
+
+
+class Forward(Protocol):
+    """What a model and its compiled form have in common."""
+
+    def __call__(
+        self, graph: AtomGraph, *, properties: Collection[str], create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Predict physical values, as `FoundationModel.forward`."""
+        ...
+
+
+class _PlainGraph:
+    """The tensors of an `AtomGraph` without the machinery of torch-geometric, which cannot be traced."""
+
+    def __init__(self, tensors: dict[str, Tensor], num_graphs: int, max_neighbors: int) -> None:
+        for name, tensor in tensors.items():
+            setattr(self, name, tensor)
+        self.num_graphs = num_graphs
+        self.max_neighbors = max_neighbors
+
+
+class CompiledModel:
+    """A model's forward pass, compiled for each set of properties and checked against the eager pass at its first use.
+
+    Batches of one size compile once, batches of changing sizes twice: the second time for all sizes.
+
+    Args:
+        model: Stays the owner of the weights; changes of them are seen.
+        fallback: As in `CompileConfig`.
+    """
+
+    def __init__(self, model: FoundationModel, *, fallback: Literal["refuse", "eager"] = "refuse") -> None:
+        self.model = model
+        self.fallback = fallback
+        self._functions: dict[tuple[frozenset[str], bool], _Function | None] = {}
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the model."""
+        return self.model.config
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self.model.cutoff
+
+    @property
+    def properties(self) -> frozenset[str]:
+        """What the model predicts."""
+        return self.model.properties
+
+    @property
+    def scaling(self) -> Scaling:
+        """Reference energies and scales."""
+        return self.model.scaling
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The model's weights."""
+        return self.model.parameters()
+
+    def __call__(
+        self, graph: AtomGraph, *, properties: Collection[str], create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Predict physical values, as `FoundationModel.forward`.
+
+        Raises:
+            InputError: This machine or model cannot be compiled, or the result is not that of the eager path; not with
+                `fallback: eager`.
+        """
+        asked = frozenset(properties)
+        if not asked <= self.model.properties:
+            return self.model(graph, properties=asked)  # which says what is wrong
+        key = (asked, create_graph)
+        if key not in self._functions:
+            self._functions[key] = self._checked(graph, asked, create_graph=create_graph)
+        function = self._functions[key]
+        if function is None:
+            return self.model(graph, properties=asked, create_graph=create_graph)
+        return _evaluate(self.model, function, graph, asked)
+
+    def _checked(self, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool) -> _Function | None:
+        """A compiled function that was compared with the eager one; None to go on without."""
+        logger.info("compiling %s; this takes a minute or more", ", ".join(sorted(asked)))
+        function = compiled(self.model, asked, create_graph=create_graph)
+        problem = None
+        try:
+            with _shaken(self.model):
+                problem = _difference(self.model, function, graph, asked, create_graph=create_graph)
+        except Exception as error:  # the compiler raises what its many parts raise
+            if isinstance(error, InputError | KeyboardInterrupt | MemoryError):
+                raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            problem = f"this model cannot be compiled here: {type(error).__name__}: {reason}"
+        if problem is None:
+            return function
+        if self.fallback == "eager":
+            warnings.warn(f"compile: {problem}; going on without (fallback: eager)", stacklevel=2)
+            return None
+        raise InputError(f"compile: {problem}; allowed: not to compile, or fallback: eager to go on without")
+
+
+def compiled(model: FoundationModel, asked: frozenset[str], *, create_graph: bool) -> _Function:
+    """The whole of a forward pass as one traced function of tensors; compiled when it is first called."""
+    import torch._dynamo
+
+    derived = bool(asked & DERIVED)
+
+    def whole(
+        positions: Tensor, strain: Tensor | None, tensors: dict[str, Tensor], num_graphs: int, max_neighbors: int
+    ) -> dict[str, Tensor]:
+        graph, moved = _PlainGraph(tensors, num_graphs, max_neighbors), _PlainGraph(tensors, num_graphs, max_neighbors)
+        deformation = Deformation(positions, strain)
+        moved.positions, moved.cell = deformed(graph, deformation)  # type: ignore[arg-type]
+        outputs = model.differentiated(graph, moved, deformation, asked, create_graph=create_graph)  # type: ignore[arg-type]
+        return outputs if create_graph or not derived else {name: values.detach() for name, values in outputs.items()}
+
+    traced = torch.compile(whole, fullgraph=True)
+
+    def call(
+        positions: Tensor, strain: Tensor | None, tensors: dict[str, Tensor], num_graphs: int, max_neighbors: int
+    ) -> dict[str, Tensor]:
+        # Lightning's DDP would have the graph cut between buckets, which derivatives inside of it forbid.
+        settings = {"trace_autograd_ops": True, "optimize_ddp": False}
+        with torch._dynamo.config.patch(settings), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return traced(positions, strain, tensors, num_graphs, max_neighbors)
+
+    return call
+
+
+def _evaluate(
+    model: FoundationModel, function: _Function, graph: AtomGraph, asked: frozenset[str]
+) -> dict[str, Tensor]:
+    with torch.set_grad_enabled(bool(asked & DERIVED) or torch.is_grad_enabled()):
+        deformation = undeformed(graph, with_strain="stress" in asked)
+        tensors = {name: graph[name] for name in (*_PER_GRAPH_AND_ATOM, *model.backbone.edge_fields)}
+        width = graph.max_neighbors
+        if "slot_senders" in tensors:
+            width = _widen(tensors, width)
+        return dict(function(deformation.positions, deformation.strain, tensors, graph.num_graphs, width))
+
+
+def _widen(tensors: dict[str, Tensor], width: int) -> int:
+    """Add empty slots to the neighbour table, in place, up to the next multiple of `WIDTH_STEP`."""
+    wider = -(-width // WIDTH_STEP) * WIDTH_STEP
+    missing = wider - width
+    if missing:
+        atoms = len(tensors["atomic_numbers"])
+        own = torch.arange(atoms, device=tensors["slot_senders"].device)[:, None].expand(-1, missing)
+        tensors["slot_senders"] = torch.cat([tensors["slot_senders"].view(atoms, width), own], dim=1).flatten()
+        pad = nn.functional.pad
+        tensors["slot_shifts"] = pad(tensors["slot_shifts"].view(atoms, width, 3), (0, 0, 0, missing)).flatten(0, 1)
+        tensors["slot_filled"] = pad(tensors["slot_filled"].view(atoms, width), (0, missing)).flatten()
+    return wider
+
+
+@contextmanager
+def _shaken(model: FoundationModel) -> Iterator[None]:
+    """Within this context the weights are moved at random; afterwards they are what they were, bit for bit."""
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_((SHAKE * noise).to(parameter))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), kept, strict=True):
+                parameter.copy_(value)
+
+
+def _difference(
+    model: FoundationModel, function: _Function, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool
+) -> str | None:
+    """What a function gets wrong, outputs first, then gradients of weights; None if nothing.
+
+    How much two orders of the same sums may differ is measured: on the eager path in its own and in double precision.
+    """
+    dtype = next(model.parameters()).dtype
+    precise = copy.deepcopy(model).double()
+    outputs = model(graph, properties=asked, create_graph=create_graph)
+    found = _evaluate(model, function, graph, asked)
+    exact = precise(graph, properties=asked, create_graph=create_graph)
+    for name in sorted(asked):
+        what = f"'{name}'"
+        problem = _compare(what, found[name], outputs[name], exact[name], dtype=dtype)
+        if problem is not None:
+            return problem
+    if not create_graph:
+        return None
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    gradients = _gradients(model, outputs), _gradients(precise, exact)
+    compiled_gradients = _gradients(model, found)
+    floor = 1e-3 * float(torch.stack([one.double().norm() for one in gradients[0]]).norm())
+    for place, name in enumerate(names):
+        eager, exact_one = gradients[0][place], gradients[1][place]
+        what = f"the gradient of weight '{name}'"
+        problem = _compare(what, compiled_gradients[place], eager, exact_one, dtype=dtype, floor=floor)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _gradients(model: FoundationModel, outputs: dict[str, Tensor]) -> list[Tensor]:
+    """Of a random mixture of all outputs, each with the same share; zero where a weight has no part in them."""
+    generator = torch.Generator().manual_seed(1)
+    total = next(iter(outputs.values())).new_zeros((), dtype=torch.float64)
+    for name in sorted(outputs):
+        values = outputs[name].double()
+        weights = torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values.device)
+        finite = torch.isfinite(values)
+        size = values.detach()[finite].square().sum().sqrt().clamp(min=1e-12)
+        total = total + torch.where(finite, weights * values, 0.0).sum() / size
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    return [
+        torch.zeros_like(parameter) if one is None else one for parameter, one in zip(parameters, found, strict=True)
+    ]
+
+
+def _compare(
+    what: str, found: Tensor, eager: Tensor, exact: Tensor, *, dtype: torch.dtype, floor: float = 1e-12
+) -> str | None:
+    found, eager, exact = (one.detach().double() for one in (found, eager, exact))
+    if found.shape != eager.shape or not torch.equal(torch.isfinite(found), torch.isfinite(eager)):
+        return f"{what} has another shape or other undefined entries than on the eager path"
+    finite = torch.isfinite(eager)
+    size = max(float(eager[finite].norm()), floor)
+    noise = float((eager - exact)[finite].norm()) / size
+    error = float((found - eager)[finite].norm()) / size
+    allowed = max(SMALLEST_ERROR.get(dtype, LARGEST_ERROR), min(LARGEST_ERROR, NOISE_FACTOR * noise))
+    if error <= allowed:
+        return None
+    return f"{what} differs from the eager path by {error:.1e} of its size, allowed {allowed:.1e}"

@@ -1,0 +1,128 @@
+"""Run by tests as a program of its own, without checked shapes: compile small models for real and compare.
+
+Prints one line a comparison: what was compared and the largest relative difference.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+import torch._dynamo
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from foundation.calculators.ase import FoundationCalculator
+from foundation.compilation import CompiledModel
+from foundation.config import validate
+from foundation.data.graph import AtomGraph, build_graph, collate
+from foundation.data.neighbors import with_neighbors
+from foundation.model import FoundationModel, ModelConfig
+
+CUTOFF = 3.5
+
+
+def make_model() -> FoundationModel:
+    """Small, so that compiling takes seconds, but with messages and products."""
+    config = {
+        "backbone": {
+            "kind": "equivariant",
+            "cutoff": CUTOFF,
+            "channels": 4,
+            "pseudo_channels": 0,
+            "num_layers": 1,
+            "edge_degree": 1,
+            "degree": 1,
+            "product_degree": 1,
+            "correlation": 2,
+            "radial_width": 8,
+            "radial_hidden": 1,
+        },
+        "heads": {"energy": {"kind": "energy", "hidden": 4}},
+        "elements": [1, 6, 8, 14],
+        "levels": ["PBE"],
+    }
+    torch.manual_seed(0)
+    model = FoundationModel(validate(ModelConfig, config, where="test"))
+    model.scaling.reference_energies.zero_()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    return model
+
+
+def batch(*structures: Atoms) -> AtomGraph:
+    """A batch of ASE structures."""
+    graphs = [
+        build_graph(
+            positions=atoms.positions,
+            atomic_numbers=atoms.numbers,
+            total_charge=0.0,
+            spin_multiplicity=1,
+            cell=atoms.cell.array if atoms.pbc.any() else None,
+            pbc=atoms.pbc,
+        )
+        for atoms in structures
+    ]
+    return collate([with_neighbors(graph, CUTOFF) for graph in graphs])
+
+
+def shaken(atoms: Atoms, seed: int) -> Atoms:
+    """The structure with its atoms moved by 0.05 Å."""
+    moved = atoms.copy()
+    moved.positions += np.random.default_rng(seed).normal(0, 0.05, moved.positions.shape)
+    return moved
+
+
+def largest(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Largest difference of a list, each relative to the norm of what is expected."""
+    return max(
+        float((a - b).detach().norm() / b.detach().norm().clamp(min=1e-6)) for a, b in zip(found, expected, strict=True)
+    )
+
+
+def gradients(model: FoundationModel, outputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Of a loss on all outputs."""
+    loss = torch.stack([values.double().nan_to_num().square().sum() for values in outputs.values()]).sum()
+    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True))
+
+
+def say(line: str) -> None:
+    """One line, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Compare training steps of several sizes, then the calculator in double precision."""
+    model = make_model()
+    compiled = CompiledModel(model)
+    water, methane, silicon = molecule("H2O"), molecule("CH4"), bulk("Si", cubic=True)
+    sizes = [
+        batch(shaken(water, 1), shaken(methane, 2)),
+        batch(shaken(silicon, 3), shaken(water, 4), shaken(water, 5)),
+        batch(shaken(silicon, 6), shaken(methane, 7)),
+        batch(*(shaken(methane, seed) for seed in range(8, 13))),
+        batch(shaken(methane, 14)),
+        batch(shaken(silicon, 15)),
+    ]
+    asked = ("energy", "forces")
+    for number, graph in enumerate(sizes):
+        found = compiled(graph, properties=asked, create_graph=True)
+        expected = model(graph, properties=asked, create_graph=True)
+        outputs = largest([found[name] for name in asked], [expected[name] for name in asked])
+        say(f"outputs {number} {outputs:.3e}")
+        say(f"gradients {number} {largest(gradients(model, found), gradients(model, expected)):.3e}")
+    say(f"compiled {torch._dynamo.utils.counters['stats']['unique_graphs']}")
+    energies, forces = [], []
+    for compile_it in (True, False):
+        water.calc = FoundationCalculator(model, charge=0, spin=1, dtype="float64", compile=compile_it)
+        energies.append(water.get_potential_energy())
+        forces.append(water.get_forces())
+    say(f"calculator energy {abs(energies[0] - energies[1]):.3e}")
+    say(f"calculator forces {float(np.abs(forces[0] - forces[1]).max()):.3e}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

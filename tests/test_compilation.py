@@ -1,0 +1,121 @@
+"""Compiled paths: the real compiler on a small model, and what is refused when a path is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from foundation import compilation
+from foundation.compilation import CompileConfig, CompiledModel
+from foundation.data.graph import AtomGraph, build_graph, collate
+from foundation.data.neighbors import with_neighbors
+from foundation.errors import InputError
+from foundation.model import FoundationModel
+
+MakeModel = Callable[..., FoundationModel]
+ASKED = ("energy", "forces")
+
+
+@pytest.fixture(scope="module")
+def model(make_model: MakeModel) -> FoundationModel:
+    return make_model({"energy": {"kind": "energy"}})
+
+
+@pytest.fixture(scope="module")
+def graph() -> AtomGraph:
+    positions = np.random.default_rng(0).normal(0, 0.1, (4, 3)) + np.eye(4, 3) * 1.2
+    one = build_graph(positions=positions, atomic_numbers=[6, 1, 8, 1], total_charge=0.0, spin_multiplicity=1)
+    return collate([with_neighbors(one, 4.0)])
+
+
+def test_compiled_steps_of_any_size_equal_eager_ones_and_compile_at_most_three_times(repository: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    script = repository / "tests" / "compiled_model.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = {tuple(line.split()[:-1]): float(line.split()[-1]) for line in done.stdout.splitlines()}
+    assert figures.pop(("compiled",)) <= 3, done.stdout
+    for what, error in figures.items():
+        assert error < (1e-10 if what[0] == "calculator" else 1e-4), (what, error)
+    assert len(figures) == 14
+
+
+def wrong(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[..., object]:
+    """What stands in for the compiler: the eager function, its outputs changed."""
+
+    def compiled(model: FoundationModel, asked: frozenset[str], *, create_graph: bool) -> Callable[..., object]:
+        def call(positions: Tensor, strain: object, tensors: object, num_graphs: int, width: int) -> dict[str, Tensor]:
+            del strain, tensors, num_graphs, width
+            graph = build_graph(
+                positions=positions.detach().numpy(), atomic_numbers=[6, 1, 8, 1], total_charge=0.0, spin_multiplicity=1
+            )
+            batch = collate([with_neighbors(graph, model.cutoff)])
+            return change(dict(model(batch, properties=asked, create_graph=create_graph)))
+
+        return call
+
+    return compiled
+
+
+def shifted_forces(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**outputs, "forces": outputs["forces"] * (1 + 1e-3)}
+
+
+def cut_gradients(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Right forces whose dependence on the weights is 1.2 % too small: what a naive trace gives."""
+    forces = outputs["forces"]
+    return {**outputs, "forces": forces.detach() * 0.012 + forces * 0.988}
+
+
+def test_a_path_that_is_right_passes(model: FoundationModel, graph: AtomGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "compiled", wrong(lambda outputs: outputs))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    found = CompiledModel(model)(graph, properties=ASKED, create_graph=True)
+    expected = model(graph, properties=ASKED)
+    torch.testing.assert_close(found["forces"].detach(), expected["forces"].detach())
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_wrong_forces_are_refused(model: FoundationModel, graph: AtomGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "compiled", wrong(shifted_forces))
+    for create_graph in (True, False):
+        with pytest.raises(InputError, match=r"compile: 'forces' differs from the eager path by 1\.0e-03 of its size"):
+            CompiledModel(model)(graph, properties=ASKED, create_graph=create_graph)
+
+
+def test_right_forces_with_wrong_gradients_of_weights_are_refused(
+    model: FoundationModel, graph: AtomGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "compiled", wrong(cut_gradients))
+    with pytest.raises(InputError, match=r"compile: the gradient of weight '.*' differs from the eager path"):
+        CompiledModel(model)(graph, properties=ASKED, create_graph=True)
+    # Nothing is differentiated at inference: there the path is right.
+    CompiledModel(model)(graph, properties=ASKED)
+
+
+def test_a_compiler_that_fails_is_one_message_or_a_warning(
+    model: FoundationModel, graph: AtomGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: dict[str, Tensor]) -> dict[str, Tensor]:
+        raise RuntimeError("no C++ compiler\nand a long trace")
+
+    monkeypatch.setattr(compilation, "compiled", wrong(broken))
+    with pytest.raises(InputError, match=r"cannot be compiled here: RuntimeError: no C\+\+ compiler; allowed: not to"):
+        CompiledModel(model)(graph, properties=ASKED)
+    allowed = CompiledModel(model, fallback="eager")
+    with pytest.warns(UserWarning, match="going on without"):
+        found = allowed(graph, properties=ASKED)
+    assert torch.equal(found["forces"], model(graph, properties=ASKED)["forces"])
+    assert allowed(graph, properties=ASKED).keys() == set(ASKED)
+
+
+def test_compiling_is_off_unless_asked_for() -> None:
+    assert CompileConfig() == CompileConfig(enabled=False, fallback="refuse")
