@@ -41,6 +41,7 @@ class EquivariantConfig(Config):
         product_degree: Largest l of the neighbour sums that enter the products.
         correlation: Highest order of the products at atoms, 1 to 3.
         num_basis: Bessel functions.
+        basis_decay: The n-th of them counts n^-basis_decay times: large values favour smooth radial functions.
         radial_width: Width of the radial network.
         radial_hidden: Hidden layers of the radial network.
         radial_groups: Groups of channels with an angular radial function of their own.
@@ -57,6 +58,7 @@ class EquivariantConfig(Config):
     product_degree: int = Field(2, ge=0, le=6)
     correlation: Literal[1, 2, 3] = 3
     num_basis: int = Field(8, ge=1)
+    basis_decay: float = Field(2.0, ge=0)
     radial_width: int = Field(64, ge=1)
     radial_hidden: int = Field(2, ge=1)
     radial_groups: int = Field(1, ge=1)
@@ -269,6 +271,7 @@ class EquivariantBackbone(nn.Module):
         self.harmonics = SphericalHarmonics(config.edge_degree)
         self.trunk = RadialTrunk(
             num_basis=config.num_basis,
+            decay=config.basis_decay,
             width=config.radial_width,
             num_hidden=config.radial_hidden,
             cutoff=config.cutoff,
