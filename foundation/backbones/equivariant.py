@@ -58,7 +58,7 @@ class EquivariantConfig(Config):
     product_degree: int = Field(2, ge=0, le=6)
     correlation: Literal[1, 2, 3] = 3
     num_basis: int = Field(8, ge=1)
-    basis_decay: float = Field(2.0, ge=0)
+    basis_decay: float = Field(1.5, ge=0)
     radial_width: int = Field(64, ge=1)
     radial_hidden: int = Field(2, ge=1)
     radial_groups: int = Field(1, ge=1)
