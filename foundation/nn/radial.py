@@ -15,8 +15,8 @@ from foundation.nn.linear import ScaledLinear
 class BesselBasis(nn.Module):
     """n^-d sqrt(2/c) sin(nπr/c)/r for n = 1 … num_basis; `[rows] -> [rows, num_basis]`, r in Å.
 
-    The weights n^-d, `decay` d, make slow radial functions cheap and fast ones dear: with d = 0 a model of 50 labels fits
-    them with wiggles between the distances that it has seen (`benchmarks/backbones/ablations.md`).
+    The weights n^-d, `decay` d, make slow radial functions cheap and fast ones dear: with d = 0 a model of 50 labels
+    fits them with wiggles between the distances that it has seen (`benchmarks/backbones/ablations.md`).
 
     Source: Gasteiger et al., ICLR 2020 (DimeNet), eq. 7; the weights are our own.
     """
