@@ -90,12 +90,11 @@ class Mixture:
         draws = np.concatenate(parts)
         return draws[random_generator(self.seed, _ORDER_STREAM, epoch).permutation(len(draws))]
 
-    def groups(self, structures: Int[np.ndarray, " draws"]) -> list[Int[np.ndarray, " _"]]:
-        """Places in `structures` of those that may share a batch, one array for each group that occurs."""
+    def group_of(self, structures: Int[np.ndarray, " _"]) -> Int[np.ndarray, " _"]:
+        """A number for each structure: those with the same number may share a batch."""
         if not self.separate:
-            return [np.arange(len(structures))]
-        dataset = np.searchsorted(self._offsets, structures, side="right") - 1
-        return [np.flatnonzero(dataset == place) for place in np.unique(dataset)]
+            return np.zeros(len(structures), dtype=np.int64)
+        return np.searchsorted(self._offsets, structures, side="right") - 1
 
     def _passes(self, place: int, size: int, *, first: int, count: int) -> Int[np.ndarray, " draws"]:
         """Draws `first` to `first + count` of the endless sequence of shuffled passes over one data set."""

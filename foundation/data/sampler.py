@@ -85,12 +85,24 @@ class Bounds:
             start = min(ends)
         return batches
 
-    def place(self, structures: Batch, batches: list[Batch]) -> list[Batch] | None:
-        """Put structures, largest first, each into the first batch that has room; None if one finds no room."""
+    def place(
+        self, structures: Batch, batches: list[Batch], *, group_of: Callable[[Batch], Batch]
+    ) -> list[Batch] | None:
+        """Put structures, largest first, each into the first batch of its group that has room.
+
+        Args:
+            structures: To be placed.
+            batches: Each of one group.
+            group_of: The group of each structure.
+
+        Returns:
+            The filled batches; None if a structure finds no room.
+        """
+        groups = np.array([group_of(batch[:1])[0] for batch in batches])
         used = [np.array([sizes[batch].sum() for batch in batches]) for sizes, _ in self._measures]
         added: dict[int, list[int]] = {}
         for structure in structures[np.argsort(-self.num_atoms[structures], kind="stable")]:
-            room = np.ones(len(batches), dtype=bool)
+            room = groups == group_of(np.array([structure]))[0]
             for (sizes, bound), taken in zip(self._measures, used, strict=True):
                 room &= taken + sizes[structure] <= bound
             if not room.any():
@@ -180,9 +192,8 @@ class TrainingBatches:
         count = self.num_steps * self.num_ranks
         batches = self._pack(self._mixture.epoch(epoch))
         if len(batches) > count:
-            placed = None
-            if not self._mixture.separate:
-                placed = self._bounds.place(np.concatenate(batches[count:]), batches[:count])
+            surplus = np.concatenate(batches[count:])
+            placed = self._bounds.place(surplus, batches[:count], group_of=self._mixture.group_of)
             if placed is None:
                 order = random_generator(self._mixture.seed, _REUSE_STREAM, epoch).permutation(count)
                 return [self._first[place] for place in order]
@@ -192,8 +203,9 @@ class TrainingBatches:
     def _pack(self, order: Int[np.ndarray, " draws"]) -> list[Batch]:
         """Batches of what may go together, in the order of their first structures."""
         batches: list[tuple[int, Batch]] = []
-        for places in self._mixture.groups(order):
-            start = 0
+        groups = self._mixture.group_of(order)
+        for group in np.unique(groups):
+            places, start = np.flatnonzero(groups == group), 0
             for batch in self._bounds.pack(order[places]):
                 batches.append((int(places[start]), batch))
                 start += len(batch)

@@ -66,6 +66,31 @@ def test_a_batch_depends_on_seed_epoch_step_and_rank_only(sizes: list[int], rank
             assert np.array_equal(direct, gone_through.batches(epoch)[step * ranks + rank])
 
 
+@given(sizes=SIZES, other=SIZES, ranks=st.integers(1, 3), seed=st.integers(0, 5))
+def test_separate_batches_hold_one_data_set_each_and_lose_nothing(
+    sizes: list[int], other: list[int], ranks: int, seed: int
+) -> None:
+    config = BatchConfig(max_structures=5, max_atoms=20)
+    mixture = Mixture(
+        {"mine": len(sizes), "other": len(other)}, weights={}, config=MixtureConfig(batches="separate"), seed=seed
+    )
+    plan = TrainingBatches(mixture, bounds=bounds(sizes + other, config), num_ranks=ranks)
+    counts = np.array(sizes + other)
+    order = []
+    for epoch in range(4):
+        batches = plan.batches(epoch)
+        assert len(batches) == plan.num_steps * ranks
+        for batch in batches:
+            assert len(set(batch >= len(sizes))) == 1
+            assert counts[batch].sum() <= 20
+        drawn = np.bincount(np.concatenate(batches), minlength=len(counts))
+        assert drawn.min() == 1
+        assert drawn.sum() - len(counts) < ranks
+        order.append([bool(batch[0] >= len(sizes)) for batch in batches])
+    if min(len(sizes), len(other)) > 20:
+        assert any(one != sorted(one) for one in order), "data sets should alternate"
+
+
 def test_batches_are_as_full_as_the_bounds_allow() -> None:
     plan = training([3] * 950, BatchConfig(max_structures=8))
     assert plan.num_steps == 119
