@@ -24,7 +24,7 @@ CUTOFF = 3.5
 
 
 def make_model() -> FoundationModel:
-    """Small, so that compiling takes seconds, but with messages and products."""
+    """Small, so that compiling takes seconds, but with messages and their couplings."""
     config = {
         "backbone": {
             "kind": "equivariant",
@@ -35,7 +35,7 @@ def make_model() -> FoundationModel:
             "edge_degree": 1,
             "degree": 1,
             "product_degree": 1,
-            "correlation": 2,
+            "correlation": 1,
             "radial_width": 8,
             "radial_hidden": 1,
         },
