@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foundation.data.graph import AtomGraph
+from foundation.nn.gather import take_rows
 
 DERIVED = frozenset({"forces", "stress", "born_charges"})
 
@@ -39,7 +40,7 @@ def deformed(
     if deformation.strain is None:
         return deformation.positions, graph.cell
     symmetric = (deformation.strain + deformation.strain.transpose(1, 2)) / 2
-    moved = torch.einsum("na,nab->nb", deformation.positions, symmetric[graph.graph_index])
+    moved = torch.einsum("na,nab->nb", deformation.positions, take_rows(symmetric, graph.graph_index))
     return deformation.positions + moved, graph.cell + graph.cell @ symmetric
 
 

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foundation.data.graph import AtomGraph
+from foundation.nn.gather import take_rows
+from foundation.nn.readout import sum_atoms
 from foundation.properties import PROPERTIES, Property
 
 NUM_ATOMIC_NUMBERS = 119
@@ -104,8 +106,8 @@ class Scaling(nn.Module):
 
 def composition_baseline(references: Float[Tensor, "levels elements"], graph: AtomGraph) -> Float[Tensor, " graphs"]:
     """Sum of what each atom's element contributes at its graph's level of theory."""
-    atomic = references[graph.level_index[graph.graph_index], graph.atomic_numbers]
-    return atomic.new_zeros(graph.num_graphs).index_add(0, graph.graph_index, atomic)
+    atomic = references[take_rows(graph.level_index, graph.graph_index), graph.atomic_numbers]
+    return sum_atoms(atomic, graph.graph_index, graph.num_graphs)
 
 
 def fit_scaling(

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from foundation.data.graph import AtomGraph
+from foundation.nn.gather import take_rows
 from foundation.nn.linear import ScaledLinear
 
 
@@ -45,5 +46,5 @@ class Conditioning(nn.Module):
             unpaired = (graph.spin_multiplicity - 1).to(context.dtype)
             state = torch.stack([charge.clamp(min=0), (-charge).clamp(min=0), unpaired], dim=1)
             context = context + self.state(state)
-        scale, shift = self.mix(context).index_select(0, graph.graph_index).chunk(2, dim=1)
-        return self.element.index_select(0, element_index) * (1 + scale) + shift
+        scale, shift = take_rows(self.mix(context), graph.graph_index).chunk(2, dim=1)
+        return take_rows(self.element, element_index) * (1 + scale) + shift

@@ -22,6 +22,7 @@ from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths, outer
 from foundation.nn.features import FeatureLayout, Features
+from foundation.nn.gather import take_rows
 from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear, degrees_of_components
 from foundation.nn.norm import bounded
 from foundation.nn.radial import RadialTrunk, envelope
@@ -109,7 +110,7 @@ class NeighborSum(nn.Module):
     ) -> Float[Tensor, "atoms out_components out_channels"]:
         atoms, width, groups = geometry.num_atoms, geometry.width, self.groups
         per_group = self.channels // groups
-        rows = features.flatten(1).index_select(0, geometry.senders).view(atoms * width, -1, self.channels)
+        rows = take_rows(features.flatten(1), geometry.senders).view(atoms * width, -1, self.channels)
         radial = self.radial(hidden).view(atoms * width, self.in_degree + 1, 1, self.channels)
         sizes = [2 * degree + 1 for degree in range(self.in_degree + 1)]
         blocks = []
@@ -129,7 +130,7 @@ class Layer(nn.Module):
     """One round: sums over neighbours, products at atoms, residual update of both towers."""
 
     component: Tensor
-    edge_component: Tensor
+    spread: Tensor
 
     def __init__(self, config: EquivariantConfig, *, num_elements: int, num_levels: int, first: bool) -> None:
         super().__init__()
@@ -138,7 +139,8 @@ class Layer(nn.Module):
         self.degree = degree
         in_degree = 0 if first else degree
         self.angular = ScaledLinear(config.radial_width, config.radial_groups * (config.edge_degree + 1))
-        self.register_buffer("edge_component", degrees_of_components(config.edge_degree), persistent=False)
+        spread = nn.functional.one_hot(degrees_of_components(config.edge_degree)).T.float()
+        self.register_buffer("spread", spread, persistent=False)
         self.register_buffer("component", degrees_of_components(degree), persistent=False)
         self.natural_sum = NeighborSum(config, channels=wide, in_degree=in_degree, out_channels=wide)
         self.pseudo_sum = (
@@ -161,7 +163,7 @@ class Layer(nn.Module):
         self, harmonics: Tensor, hidden: Tensor, decay: Tensor, geometry: PaddedGeometry
     ) -> Float[Tensor, "groups atoms edge_components neighbors"]:
         radial = (self.angular(hidden) * decay).view(len(hidden), self.config.radial_groups, -1)
-        spread = radial.index_select(2, self.edge_component) * harmonics[:, None]
+        spread = (radial @ self.spread.to(radial.dtype)) * harmonics[:, None]
         table = spread.view(geometry.num_atoms, geometry.width, self.config.radial_groups, -1)
         return table.permute(2, 0, 3, 1)
 
@@ -181,9 +183,9 @@ class Layer(nn.Module):
         angular = self._angular(harmonics, hidden, decay, geometry)
         sums = bounded(self.natural_sum(natural, hidden, angular, geometry))
         low = sums if sums.shape[1] == size else sums[:, :size]
-        scales = self.element_scale.index_select(0, element_index) + self.level_scale.index_select(0, level_index)
+        scales = take_rows(self.element_scale, element_index) + take_rows(self.level_scale, level_index)
         scales = scales.view(atoms, self.config.correlation, self.degree + 1, -1)
-        scales = scales.index_select(2, self.component)
+        scales = take_rows(scales, self.component, dim=2)
         update = self.natural_first(low) * scales[:, 0]
         if self.config.correlation >= 2:
             squares = self.square_linear(_flat(self.square(sums)))
@@ -289,7 +291,7 @@ class EquivariantBackbone(nn.Module):
         hidden = self.trunk(geometry.distances)
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
         harmonics = self.harmonics(geometry.unit_vectors)
-        level_index = graph.level_index.index_select(0, graph.graph_index)
+        level_index = take_rows(graph.level_index, graph.graph_index)
         natural, pseudo = scalars[:, None], None
         for layer in self.layers:
             natural, pseudo = layer(

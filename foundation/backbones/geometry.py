@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from foundation.data.graph import AtomGraph
+from foundation.nn.gather import take_rows
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ def padded_geometry(graph: AtomGraph, *, cutoff: float, dtype: torch.dtype) -> P
     Edges that have moved beyond the cutoff keep their slot: the envelope makes them zero.
     """
     num_atoms, width = graph.positions.shape[0], graph.max_neighbors
-    shifts = torch.bmm(graph.slot_shifts.view(num_atoms, width, 3), graph.cell.index_select(0, graph.graph_index))
-    neighbors = graph.positions.index_select(0, graph.slot_senders).view(num_atoms, width, 3)
+    shifts = torch.bmm(graph.slot_shifts.view(num_atoms, width, 3), take_rows(graph.cell, graph.graph_index))
+    neighbors = take_rows(graph.positions, graph.slot_senders).view(num_atoms, width, 3)
     vectors = (neighbors - graph.positions[:, None] + shifts).view(-1, 3)
     beyond = vectors.new_tensor([2.0 * cutoff, 0.0, 0.0])
     padded = torch.where(graph.slot_filled[:, None], vectors, beyond).to(dtype)

@@ -153,6 +153,10 @@ class ConcatenatedGraphs(Sequence[AtomGraph]):
         part, place = self._locate(index)
         return part.name(place)
 
+    def parts_of(self, indices: Int[np.ndarray, " structures"]) -> frozenset[int]:
+        """Which of the sequences hold these graphs."""
+        return frozenset((np.searchsorted(self._starts, indices, side="right") - 1).tolist())
+
     def build_if_all_fit(self) -> None:
         """Build every graph now if memory suffices for all, so that processes forked afterwards share them."""
         sample = [self[int(place)] for place in np.linspace(0, len(self) - 1, _SAMPLE).astype(np.int64)]

@@ -72,6 +72,15 @@ class GraphLoader:
             self._position = (epoch, step)
             yield batch
 
+    def one_of_each_mixture(self) -> Iterator[AtomGraph]:
+        """The coming epoch's first batch of every combination of data sets; the position stays."""
+        seen = set()
+        for batch in self._plan(self.sampler.epoch):
+            parts = self._graphs.parts_of(batch)
+            if parts not in seen:
+                seen.add(parts)
+                yield collate([self._graphs[structure] for structure in batch.tolist()])
+
     def _make(self, batches: Sequence[Batch]) -> Iterator[AtomGraph]:
         dataset = _BatchDataset(self._graphs, batches)
         if self._num_workers == 0:

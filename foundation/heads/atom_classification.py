@@ -12,6 +12,7 @@ from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.heads.base import Head
 from foundation.nn.features import FeatureLayout, Features
+from foundation.nn.gather import take_rows
 from foundation.nn.readout import Invariants, Perceptron, sum_atoms
 
 
@@ -50,5 +51,5 @@ class AtomClassificationHead(Head):
         local = self.dropout(self.invariants(features))
         counts = graph.num_atoms_per_graph.to(local.dtype)[:, None]
         context = sum_atoms(local, graph.graph_index, graph.num_graphs) / counts
-        logits = self.readout(torch.cat([local, context[graph.graph_index]], dim=1))[:, 0]
+        logits = self.readout(torch.cat([local, take_rows(context, graph.graph_index)], dim=1))[:, 0]
         return {self.predicts[0]: logits}

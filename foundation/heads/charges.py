@@ -14,6 +14,7 @@ from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.heads.base import Head
 from foundation.nn.features import FeatureLayout, Features
+from foundation.nn.gather import take_rows
 from foundation.nn.readout import GatedReadout, Perceptron, sum_atoms
 
 
@@ -47,7 +48,7 @@ def redistribute(
     """
     missing = graph.total_charge.to(charges.dtype) - sum_atoms(charges, graph.graph_index, graph.num_graphs)
     weight = sum_atoms(softness, graph.graph_index, graph.num_graphs)
-    return charges + softness * (missing / weight)[graph.graph_index]
+    return charges + softness * take_rows(missing / weight, graph.graph_index)
 
 
 class ChargesHead(Head):
@@ -76,7 +77,7 @@ class ChargesHead(Head):
         mass = self.masses[graph.atomic_numbers]
         total_mass = sum_atoms(mass, graph.graph_index, graph.num_graphs)
         centre = sum_atoms(mass[:, None] * graph.positions, graph.graph_index, graph.num_graphs) / total_mass[:, None]
-        moments = charges[:, None] * (graph.positions - centre[graph.graph_index])
+        moments = charges[:, None] * (graph.positions - take_rows(centre, graph.graph_index))
         if self.moment is not None:
             moments = moments + self.moment(features).double()
         dipole = sum_atoms(moments, graph.graph_index, graph.num_graphs)

@@ -10,6 +10,8 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foundation.nn.gather import take_rows
+
 Kind = Literal["even", "odd"]
 
 
@@ -118,7 +120,7 @@ class SymmetricCoupling(nn.Module):
         self, features: Float[Tensor, "atoms components channels"]
     ) -> list[Float[Tensor, "atoms _m _paths channels"]]:
         """Couple features with themselves; one tensor a degree, `[atoms, 2l+1, paths, channels]`."""
-        products = features.index_select(1, self.left) * features.index_select(1, self.right)
+        products = take_rows(features, self.left, dim=1) * take_rows(features, self.right, dim=1)
         return _by_degree(self.get_buffer("matrix"), products, self.num_paths)
 
 

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from foundation.nn.gather import take_rows
+
 MAXIMUM_GAIN = 100.0
 """Largest gain of `calibrated`, times what unit-variance inputs would need: a degree that the structures of the
 calibration lack must not be blown up."""
@@ -92,7 +94,7 @@ class UniformLinear(nn.Module):
         """Mix; components stay."""
         if self.calibrating:
             self._calibrate(inputs)
-        weights = (self.weight * self.gain[:, None, None]).index_select(0, self.degree_of_component)
+        weights = take_rows(self.weight * self.gain[:, None, None], self.degree_of_component)
         return torch.bmm(inputs.transpose(0, 1), weights).transpose(0, 1)
 
     @torch.no_grad()

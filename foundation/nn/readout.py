@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foundation.nn.features import FeatureLayout, Features
+from foundation.nn.gather import add_rows
 from foundation.nn.linear import ScaledLinear
 from foundation.nn.radial import SILU_SECOND_MOMENT
 
@@ -98,4 +99,4 @@ def sum_atoms(
     values: Float[Tensor, "atoms *shape"], graph_index: Tensor, num_graphs: int
 ) -> Float[Tensor, "graphs *shape"]:
     """Sum over the atoms of each graph."""
-    return values.new_zeros(num_graphs, *values.shape[1:]).index_add(0, graph_index, values)
+    return add_rows(values, graph_index, size=num_graphs)

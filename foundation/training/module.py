@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from foundation.compilation import CompileConfig, CompiledModel
 from foundation.data.graph import AtomGraph
+from foundation.data.loader import GraphLoader
 from foundation.errors import InputError
 from foundation.model import FoundationModel
 from foundation.properties import PROPERTIES
@@ -136,6 +138,25 @@ class FoundationModule(LightningModule):
     def _objectives(self) -> list[Objective]:
         return list(self.objectives)  # type: ignore[arg-type]
 
+    def on_train_start(self) -> None:
+        """Compile and check, before the first step, what the steps of the coming epoch ask for.
+
+        Raises:
+            InputError: The compiled path is not the eager one, or there is none (unless `fallback: eager`).
+        """
+        if self.compiled is None:
+            return
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, GraphLoader)
+        period = math.lcm(*(objective.every for objective in self._objectives()))
+        turns = {tuple(step % objective.every == 0 for objective in self._objectives()): step for step in range(period)}
+        for loaded in loader.one_of_each_mixture():
+            batch = self.trainer.strategy.batch_to_device(loaded)
+            for step in turns.values():
+                for view, _, asked in self._prepared(batch, step=step, training=True):
+                    with self.trainer.precision_plugin.train_step_context():
+                        self.compiled.check(view, properties=asked, create_graph=True)
+
     # ----------------------------------------------------------------------------------------------------------- step
 
     def training_step(self, batch: AtomGraph, batch_idx: int) -> Float[Tensor, ""]:  # noqa: ARG002
@@ -168,18 +189,9 @@ class FoundationModule(LightningModule):
         objectives = self._objectives()
         zero = torch.zeros((), dtype=torch.float64, device=batch.positions.device)
         totals, counts = [zero] * len(objectives), [zero] * len(objectives)
-        for members in self._views.values():
-            active = [index for index in members if not training or step % objectives[index].every == 0]
-            view = batch
-            for index in active:
-                stream = objectives[index].name if training else f"validation {objectives[index].name}"
-                view = objectives[index].prepare(view, self._generator(step, stream))
-            active = [index for index in active if objectives[index].wants(view)]
-            if not active:
-                continue
-            asked = dict.fromkeys(objectives[index].predicts for index in active)
-            forward = self.compiled if training and self.compiled is not None else self.model
-            outputs = forward(view, properties=tuple(asked), create_graph=training)
+        forward = self.compiled if training and self.compiled is not None else self.model
+        for view, active, asked in self._prepared(batch, step=step, training=training):
+            outputs = forward(view, properties=asked, create_graph=training)
             for index in active:
                 loss = objectives[index].loss(outputs, view, self.model)
                 totals[index], counts[index] = loss.total.to(torch.float64), loss.count.to(torch.float64)
@@ -189,6 +201,21 @@ class FoundationModule(LightningModule):
                 assert isinstance(metric, PropertyMetric)
                 metric.update(outputs[name], view, torch.stack(masks).any(dim=0))
         return torch.stack([torch.stack(totals), torch.stack(counts)])
+
+    def _prepared(
+        self, batch: AtomGraph, *, step: int, training: bool
+    ) -> Iterator[tuple[AtomGraph, list[int], tuple[str, ...]]]:
+        """Each view of a batch that any objective wants, these objectives, and what they compare."""
+        objectives = self._objectives()
+        for members in self._views.values():
+            active = [index for index in members if not training or step % objectives[index].every == 0]
+            view = batch
+            for index in active:
+                stream = objectives[index].name if training else f"validation {objectives[index].name}"
+                view = objectives[index].prepare(view, self._generator(step, stream))
+            active = [index for index in active if objectives[index].wants(view)]
+            if active:
+                yield view, active, tuple(dict.fromkeys(objectives[index].predicts for index in active))
 
     def _generator(self, step: int, stream: str) -> torch.Generator:
         return torch.Generator().manual_seed(derived_seed(self.seed, self.global_rank, step, stream))

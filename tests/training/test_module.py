@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from foundation import compilation
+from foundation.compilation import CompiledModel
 from foundation.data.graph import AtomGraph, collate
 from foundation.data.module import GraphDataModule
 from foundation.data.sampler import BatchConfig
@@ -120,6 +122,44 @@ def test_objectives_of_one_view_share_one_forward_pass(make_model: MakeModel, gr
         sums = module._compare(batch, step=step, training=True, metrics=module.train_metrics)
         assert len(passes) == expected
         assert (sums[1] > 0).tolist() == [True, True, True, step % 2 == 0]
+
+
+def test_a_wrong_compiled_path_is_refused_before_the_first_step(
+    make_model: MakeModel, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[frozenset[str]] = []
+
+    def wrong_forces(model: FoundationModel, asked: frozenset[str], *, create_graph: bool) -> Any:
+        """Stands in for the compiler; evaluated by the stand-in below."""
+        del model, create_graph
+        return lambda *_: asked
+
+    def evaluate(model: FoundationModel, function: Any, graph: AtomGraph, asked: frozenset[str]) -> dict[str, Tensor]:
+        assert function() == asked
+        checked.append(asked)
+        outputs = dict(model(graph, properties=asked, create_graph=True))
+        if "forces" in asked:
+            outputs["forces"] = outputs["forces"] * 1.001
+        return outputs
+
+    monkeypatch.setattr(compilation, "compiled", wrong_forces)
+    monkeypatch.setattr(compilation, "_evaluate", evaluate)
+    model = make_model()
+    module = make_module(model)
+    module.compiled = CompiledModel(model)
+    trainer = make_trainer(max_epochs=1)
+    with pytest.raises(InputError, match=r"compile: 'forces' differs from the eager path by 1\.0e-03"):
+        trainer.fit(module, datamodule=make_data())
+    assert trainer.global_step == 0
+
+    checked.clear()
+    module = make_module(model)
+    module.compiled = CompiledModel(model, fallback="eager")
+    with pytest.warns(UserWarning, match="going on without"):
+        make_trainer(max_steps=2).fit(module, datamodule=make_data())
+    # Every set of properties that any step asks for was looked at once: the clean views and the noisy one.
+    assert len(checked) >= 2
+    assert any("position_noise" in asked for asked in checked)
 
 
 class RecordWeights(Callback):
