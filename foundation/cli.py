@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from foundation.commands import data, doctor, evaluate, export, hub, predict, report, schema, train
+from foundation.commands import cost, data, doctor, evaluate, export, hub, predict, report, schema, train
 from foundation.errors import InputError
 from foundation.threads import tune_allocator
 
 __all__ = ["main"]
 
-COMMANDS = (train, evaluate, predict, data, hub, export, report, doctor, schema)
+COMMANDS = (train, evaluate, predict, data, hub, export, report, cost, doctor, schema)
 DONE, FAILED, INPUT_AT_FAULT = 0, 1, 2
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BAD_PLACE = {

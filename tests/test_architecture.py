@@ -16,11 +16,11 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 FLOORS = {
-    0: {"units", "properties", "config", "config_problems", "errors", "resources", "threads"},
+    0: {"units", "properties", "config", "config_problems", "devices", "errors", "resources", "threads"},
     1: {"data", "nn", "features"},
     2: {"backbones", "heads", "electrostatics", "scaling", "derive"},
     3: {"model", "compilation", "predict"},
-    4: {"checkpoint", "migrations", "hub", "training", "transfer", "uncertainty"},
+    4: {"checkpoint", "cost", "migrations", "hub", "training", "transfer", "uncertainty"},
     5: {"calculators", "recipe", "report"},
     6: {"run", "cli", "commands", "__main__"},
     7: {"testing"},

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from foundation.checkpoint.card import CardInfo, write_card
 from foundation.config import Config, to_dict, validate
+from foundation.devices import usable_device
 from foundation.errors import InputError
 from foundation.hub import CARD_FILE, CONFIG_FILE, RAW_WEIGHTS_FILE, WEIGHTS_FILE, resolve_model
 from foundation.migrations import FORMAT_VERSION, migrate
@@ -117,7 +118,7 @@ def load(model: str | Path, *, device: str | torch.device = "cpu", raw: bool = F
 def load_directory(directory: Path, *, device: str | torch.device = "cpu", raw: bool = False) -> FoundationModel:
     """Load a model directory; see `load`."""
     where = str(directory / CONFIG_FILE)
-    target = _usable_device(device)
+    target = usable_device(device)
     document = _read_json(directory / CONFIG_FILE)
     stored = document.get("weights")
     if not isinstance(stored, dict) or not stored.keys() >= {WEIGHTS_FILE}:
@@ -132,16 +133,6 @@ def load_directory(directory: Path, *, device: str | torch.device = "cpu", raw: 
     model.load_state_dict(tensors)
     model.scaling.provenance = dict(config.scaling_provenance)
     return model.to(target).eval()
-
-
-def _usable_device(device: str | torch.device) -> torch.device:
-    try:
-        target = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device: got {device!r}; allowed: cpu, cuda, cuda:0, …") from error
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device: got '{target}', but torch finds no CUDA device here; allowed: cpu")
-    return target
 
 
 def _check_tensors(model: FoundationModel, tensors: Mapping[str, Tensor], *, where: str) -> None:

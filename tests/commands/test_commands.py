@@ -83,7 +83,7 @@ def test_a_file_without_splits_is_evaluated_whole_and_called_so(
 
 
 def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("train", "evaluate", "predict", "data", "hub", "export", "report", "doctor", "schema"):
+    for command in ("train", "evaluate", "predict", "data", "hub", "export", "report", "cost", "doctor", "schema"):
         assert main([command, "--help"]) == 0
         assert f"usage: foundation {command}" in capsys.readouterr().out
 
