@@ -3,7 +3,7 @@
 from foundation.cost.measure import count_gflop, median_ms, peak_mbyte
 from foundation.cost.sizes import Cost, PassCost, cost_of, describe_costs
 from foundation.cost.structures import aspirin_molecules, water_box
-from foundation.cost.work import build_model, energy_and_forces, labelled_graph, training_step
+from foundation.cost.work import build_model, energy_and_forces, held_tensors, labelled_graph, training_step
 
 __all__ = [
     "Cost",
@@ -14,6 +14,7 @@ __all__ = [
     "count_gflop",
     "describe_costs",
     "energy_and_forces",
+    "held_tensors",
     "labelled_graph",
     "median_ms",
     "peak_mbyte",

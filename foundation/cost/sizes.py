@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from foundation.backbones import BackboneConfig
 from foundation.compilation import CompiledModel
 from foundation.cost.measure import count_gflop, median_ms, peak_mbyte
 from foundation.cost.structures import aspirin_molecules, water_box
-from foundation.cost.work import build_model, energy_and_forces, labelled_graph, training_step
+from foundation.cost.work import build_model, energy_and_forces, held_tensors, labelled_graph, training_step
 from foundation.data.graph import AtomGraph, collate
 from foundation.model import FoundationModel
 
@@ -94,7 +93,7 @@ def cost_of(name: str, backbone: BackboneConfig, *, device: torch.device, compil
     eager = training_step(model, batch, optimizer, autocast=None)
     gflop = count_gflop(eager)
     optimizer.zero_grad(set_to_none=True)
-    peak = peak_mbyte(eager, device=device, held=_held(model, optimizer, batch))
+    peak = peak_mbyte(eager, device=device, held=held_tensors(model, optimizer, batch))
     timed = training_step(forward, batch, optimizer, autocast=None)
     milliseconds, repetitions = median_ms(timed, device=device, repetitions=REPETITIONS, max_seconds=MAX_SECONDS)
     step = PassCost(len(batch.positions), gflop, milliseconds, repetitions)
@@ -108,18 +107,6 @@ def _inference(
     work = energy_and_forces(forward, batch)
     milliseconds, repetitions = median_ms(work, device=device, repetitions=REPETITIONS, max_seconds=MAX_SECONDS)
     return PassCost(len(batch.positions), gflop, milliseconds, repetitions)
-
-
-def _held(model: FoundationModel, optimizer: torch.optim.Optimizer, batch: AtomGraph) -> Iterator[Tensor]:
-    """What a step finds in memory."""
-    yield from model.parameters()
-    yield from model.buffers()
-    for state in optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, Tensor))
-    for value in batch.to_dict().values():
-        for one in value.values() if isinstance(value, dict) else (value,):
-            if isinstance(one, Tensor):
-                yield one
 
 
 _HEADS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -96,3 +96,15 @@ def training_step(
         optimizer.step()
 
     return step
+
+
+def held_tensors(model: FoundationModel, optimizer: torch.optim.Optimizer, batch: AtomGraph) -> Iterator[Tensor]:
+    """What a step finds in memory: weights, buffers, the state of the optimizer, the batch."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))
+    for value in batch.to_dict().values():
+        for one in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(one, Tensor):
+                yield one

@@ -10,7 +10,8 @@ arXiv 2502.16982, section 2.2.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -72,7 +73,7 @@ class MuonAdamW(torch.optim.Optimizer):
             if moving and group["orthogonal"]:
                 self._muon_step(group, moving)
             elif moving:
-                self._adamw_step(group, list(moving))
+                adamw_step(self.state, group, moving)
         return loss
 
     def _muon_step(self, group: dict, moving: list[nn.Parameter]) -> None:
@@ -96,24 +97,33 @@ class MuonAdamW(torch.optim.Optimizer):
         buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(buffer, momentum)
 
-    def _adamw_step(self, group: dict, moving: list[Tensor]) -> None:
-        beta1, beta2 = group["betas"]
-        gradients, means, squares, steps = [], [], [], []
-        for parameter in moving:
-            state = self.state[parameter]
-            if "exp_avg" not in state:
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-                state["step"] = 0
-            state["step"] += 1
-            gradients.append(parameter.grad)
-            means.append(state["exp_avg"])
-            squares.append(state["exp_avg_sq"])
-            steps.append(state["step"])
-        torch._foreach_mul_(moving, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_lerp_(means, gradients, 1 - beta1)
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-        denominators = torch._foreach_sqrt(squares)
-        torch._foreach_div_(denominators, [(1 - beta2**step) ** 0.5 for step in steps])
-        torch._foreach_add_(denominators, group["eps"])
-        torch._foreach_addcdiv_(moving, means, denominators, [-group["lr"] / (1 - beta1**step) for step in steps])
+
+def adamw_step(states: MutableMapping[Any, Any], group: Mapping[str, Any], moving: Sequence[Tensor]) -> None:
+    """Move parameters as AdamW does, all at once.
+
+    Args:
+        states: Parameter -> what is kept of it between steps.
+        group: Holds `lr`, `betas`, `eps`, `weight_decay`.
+        moving: Parameters with gradients.
+    """
+    beta1, beta2 = group["betas"]
+    parameters = list(moving)
+    gradients, means, squares, steps = [], [], [], []
+    for parameter in parameters:
+        state = states[parameter]
+        if "exp_avg" not in state:
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["step"] = 0
+        state["step"] += 1
+        gradients.append(parameter.grad)
+        means.append(state["exp_avg"])
+        squares.append(state["exp_avg_sq"])
+        steps.append(state["step"])
+    torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+    torch._foreach_lerp_(means, gradients, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+    denominators = torch._foreach_sqrt(squares)
+    torch._foreach_div_(denominators, [(1 - beta2**step) ** 0.5 for step in steps])
+    torch._foreach_add_(denominators, group["eps"])
+    torch._foreach_addcdiv_(parameters, means, denominators, [-group["lr"] / (1 - beta1**step) for step in steps])

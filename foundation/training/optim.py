@@ -11,6 +11,7 @@ from torch import nn
 from foundation.config import Config
 from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear
 from foundation.training.muon import MuonAdamW
+from foundation.training.soap import SoapAdamW
 
 
 class AdamWConfig(Config):
@@ -49,9 +50,30 @@ class MuonConfig(Config):
     epsilon: float = Field(default=1e-8, gt=0)
 
 
-OptimizerConfig = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]
+class SoapConfig(Config):
+    """SOAP on matrices, AdamW on everything else.
 
-MINIMUM_MUON_SIDE = 4
+    Attributes:
+        learning_rate: Of both.
+        weight_decay: As for AdamW.
+        betas: Of both; the second is also that of the covariances.
+        epsilon: Of both.
+        frequency: Steps between two updates of the eigenbases.
+        largest_side: Longer sides of a matrix are left in their own axes.
+    """
+
+    kind: Literal["soap"] = "soap"
+    learning_rate: float = Field(default=0.01, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.95, 0.95)
+    epsilon: float = Field(default=1e-8, gt=0)
+    frequency: int = Field(default=10, ge=1)
+    largest_side: int = Field(default=128, ge=1)
+
+
+OptimizerConfig = Annotated[AdamWConfig | MuonConfig | SoapConfig, Field(discriminator="kind")]
+
+SMALLEST_SIDE = 4
 """Matrices thinner than this (readouts to one number) are vectors in disguise: AdamW moves them."""
 
 
@@ -90,10 +112,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
                 eps=config.epsilon,
             )
         case MuonConfig():
-            wide = {name: p for name, p in matrices.items() if min(p.shape[-2:]) >= MINIMUM_MUON_SIDE}
-            thin = [p for name, p in matrices.items() if name not in wide]
+            wide, thin = _by_width(matrices)
             return MuonAdamW(
-                matrices=list(wide.values()),
+                matrices=wide,
                 decayed=thin,
                 others=list(others.values()),
                 learning_rate=config.learning_rate,
@@ -102,5 +123,24 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
                 betas=config.betas,
                 epsilon=config.epsilon,
             )
+        case SoapConfig():
+            wide, thin = _by_width(matrices)
+            return SoapAdamW(
+                matrices=wide,
+                decayed=thin,
+                others=list(others.values()),
+                learning_rate=config.learning_rate,
+                weight_decay=config.weight_decay,
+                betas=config.betas,
+                epsilon=config.epsilon,
+                frequency=config.frequency,
+                largest_side=config.largest_side,
+            )
         case _:
             assert_never(config)
+
+
+def _by_width(matrices: dict[str, nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    wide = [parameter for parameter in matrices.values() if min(parameter.shape[-2:]) >= SMALLEST_SIDE]
+    thin = [parameter for parameter in matrices.values() if min(parameter.shape[-2:]) < SMALLEST_SIDE]
+    return wide, thin

@@ -1,4 +1,4 @@
-"""Which parameters decay, and how Muon moves matrices."""
+"""Which parameters decay, and how Muon and SOAP move matrices."""
 
 from __future__ import annotations
 
@@ -6,17 +6,32 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foundation.model import FoundationModel
 from foundation.training.muon import MuonAdamW, orthogonalize
-from foundation.training.optim import AdamWConfig, MuonConfig, OptimizerConfig, build_optimizer, split_parameters
+from foundation.training.optim import (
+    AdamWConfig,
+    MuonConfig,
+    OptimizerConfig,
+    SoapConfig,
+    build_optimizer,
+    split_parameters,
+)
+from foundation.training.soap import SoapAdamW
 
 
 def muon(**groups: list[nn.Parameter]) -> MuonAdamW:
     """An optimizer with the given groups and plain settings."""
     filled = {"matrices": [], "decayed": [], "others": [], **groups}
     return MuonAdamW(**filled, learning_rate=0.1, weight_decay=0.01, momentum=0.9, betas=(0.9, 0.99), epsilon=1e-8)
+
+
+def soap(**groups: list[nn.Parameter]) -> SoapAdamW:
+    """An optimizer with the given groups and plain settings."""
+    filled = {"matrices": [], "decayed": [], "others": [], **groups}
+    settings = {"betas": (0.9, 0.95), "epsilon": 1e-12, "frequency": 3, "largest_side": 6}
+    return SoapAdamW(**filled, learning_rate=0.05, weight_decay=0.0, **settings)
 
 
 def test_embeddings_scales_and_biases_do_not_decay(make_model: Callable[[], FoundationModel]) -> None:
@@ -27,7 +42,11 @@ def test_embeddings_scales_and_biases_do_not_decay(make_model: Callable[[], Foun
     assert len(matrices) > len(others)
 
 
-@pytest.mark.parametrize("config", [AdamWConfig(weight_decay=0.1), MuonConfig(weight_decay=0.1)], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "config",
+    [AdamWConfig(weight_decay=0.1), MuonConfig(weight_decay=0.1), SoapConfig(weight_decay=0.1)],
+    ids=lambda c: c.kind,
+)
 def test_every_trainable_parameter_is_in_one_group_and_only_matrices_decay(
     config: OptimizerConfig, make_model: Callable[[], FoundationModel]
 ) -> None:
@@ -112,3 +131,54 @@ def test_parameters_without_gradient_stay_where_they_are() -> None:
     optimizer.step()
     assert torch.equal(still.detach(), torch.ones(4, 4))
     assert not torch.equal(moving.detach(), torch.ones(4, 4))
+
+
+def least_squares(start: Tensor, inputs: Tensor, targets: Tensor, *, steps: int) -> Tensor:
+    """Where SOAP takes `inputs @ weights` towards `targets`, another quarter of the rows each step."""
+    weights = nn.Parameter(start.clone())
+    optimizer = soap(matrices=[weights])
+    for step in range(steps):
+        optimizer.zero_grad()
+        (inputs[step % 4 :: 4] @ weights - targets[step % 4 :: 4]).square().mean().backward()
+        optimizer.step()
+    return weights.detach()
+
+
+def test_soap_does_not_care_about_axes() -> None:
+    generator = torch.Generator().manual_seed(5)
+    # Square, so that the first gradient already tells all axes of both covariances apart.
+    start, inputs, targets = (torch.randn(rows, 5, generator=generator).double() for rows in (5, 40, 40))
+    left, right = (torch.linalg.qr(torch.randn(5, 5, generator=generator).double()).Q for _ in range(2))
+    plain = least_squares(start, inputs, targets, steps=25)
+    turned = least_squares(left @ start @ right.mT, inputs @ left.mT, targets @ right.mT, steps=25)
+    torch.testing.assert_close(left.mT @ turned @ right, plain, atol=1e-8, rtol=0)
+    assert (inputs @ plain - targets).square().mean() < (inputs @ start - targets).square().mean() / 2
+
+
+def test_soap_of_sides_that_are_too_long_is_adam() -> None:
+    generator = torch.Generator().manual_seed(6)
+    ours = nn.Parameter(torch.randn(8, 9, generator=generator))
+    theirs = nn.Parameter(ours.detach().clone())
+    first, second = soap(matrices=[ours]), torch.optim.Adam([theirs], lr=0.05, betas=(0.9, 0.95), eps=1e-12)
+    ours.grad = torch.zeros_like(ours)
+    first.step()
+    for _ in range(4):
+        ours.grad = torch.randn(8, 9, generator=generator)
+        theirs.grad = ours.grad.clone()
+        first.step()
+        second.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_soap_moves_a_batch_of_matrices_as_each_would_alone() -> None:
+    generator = torch.Generator().manual_seed(7)
+    start = torch.randn(3, 6, 5, generator=generator).double()
+    together, alone = nn.Parameter(start.clone()), [nn.Parameter(matrix.clone()) for matrix in start]
+    first, second = soap(matrices=[together]), soap(matrices=alone)
+    for _ in range(8):
+        together.grad = torch.randn(3, 6, 5, generator=generator).double()
+        for parameter, part in zip(alone, together.grad, strict=True):
+            parameter.grad = part
+        first.step()
+        second.step()
+    torch.testing.assert_close(together.detach(), torch.stack([p.detach() for p in alone]))
