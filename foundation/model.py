@@ -17,7 +17,6 @@ from foundation.derive import DERIVED, Deformation, born_charges, deformed, forc
 from foundation.electrostatics import CoulombConfig, CoulombEnergy
 from foundation.errors import InputError
 from foundation.heads import HeadConfig, build_head, predictable
-from foundation.nn.features import Features
 from foundation.nn.linear import calibrated
 from foundation.properties import PROPERTIES
 from foundation.scaling import Scaling, ScalingTable
@@ -134,7 +133,7 @@ class FoundationModel(nn.Module):
             unknown = ", ".join(sorted(asked - self.properties))
             raise InputError(f"the model does not predict {unknown}; it predicts {', '.join(sorted(self.properties))}")
         if not asked & DERIVED:
-            return self._direct(self.backbone(graph), graph, asked)
+            return self._direct(graph, asked)
         with torch.enable_grad():
             deformation = undeformed(graph, with_strain="stress" in asked)
             moved = copy.copy(graph)
@@ -165,7 +164,7 @@ class FoundationModel(nn.Module):
         derived = asked & DERIVED
         bases = {PROPERTIES[name].derived_from for name in derived}
         direct = (asked - derived) | frozenset(base for base in bases if base is not None)
-        predictions = self._direct(self.backbone(moved), moved, direct)
+        predictions = self._direct(moved, direct)
         predictions.update(_derived(predictions, graph, deformation, derived, create_graph=create_graph))
         return {name: predictions[name] for name in asked}
 
@@ -190,12 +189,13 @@ class FoundationModel(nn.Module):
         found = predict(self, given, properties=properties, level=level, charge=charge, spin=spin)
         return found[0] if single else found
 
-    def _direct(self, features: Features, graph: AtomGraph, asked: frozenset[str]) -> dict[str, Tensor]:
+    def _direct(self, graph: AtomGraph, asked: frozenset[str]) -> dict[str, Tensor]:
         """Everything that heads give without derivatives."""
         needed = asked | {"partial_charges"} if self.electrostatics is not None and "energy" in asked else asked
+        heads = [self.heads[name] for name in sorted({self._head_of[name] for name in needed})]
+        features = self.backbone(graph, with_pseudo=any(head.reads_pseudo for head in heads))
         outputs: dict[str, Tensor] = {}
-        for head_name in sorted({self._head_of[name] for name in needed}):
-            head = self.heads[head_name]
+        for head in heads:
             for name, values in head(features, graph).items():
                 outputs[name] = self.scaling.to_physical(name, values, graph) if head.normalised else values
         if self.electrostatics is not None and "energy" in asked:

@@ -66,12 +66,14 @@ class EquivariantConfig(Config):
     use_charge: bool = True
 
     @model_validator(mode="after")
-    def _divisible(self) -> EquivariantConfig:
+    def _possible(self) -> EquivariantConfig:
         for name in ("channels", "pseudo_channels"):
             if getattr(self, name) % self.radial_groups:
                 raise ValueError(f"{name}={getattr(self, name)} is not divisible by radial_groups={self.radial_groups}")
         if self.product_degree < self.degree:
             raise ValueError(f"product_degree={self.product_degree} is below degree={self.degree}")
+        if self.product_degree > self.edge_degree:
+            raise ValueError(f"product_degree={self.product_degree} is above edge_degree={self.edge_degree}")
         return self
 
 
@@ -178,6 +180,7 @@ class Layer(nn.Module):
         geometry: PaddedGeometry,
         element_index: Int[Tensor, " atoms"],
         level_index: Int[Tensor, " atoms"],
+        with_pseudo: bool,
     ) -> tuple[Tensor, Tensor | None]:
         atoms, size = geometry.num_atoms, (self.degree + 1) ** 2
         angular = self._angular(harmonics, hidden, decay, geometry)
@@ -196,7 +199,7 @@ class Layer(nn.Module):
         if kept.shape[1] < size:
             kept = nn.functional.pad(kept, (0, 0, 0, size - kept.shape[1]))
         update = update + kept
-        if self.config.pseudo_channels == 0:
+        if not with_pseudo:
             return update, None
         pseudo_sums = None
         if self.pseudo_sum is not None:
@@ -284,7 +287,9 @@ class EquivariantBackbone(nn.Module):
         )
         self.register_buffer("mean_neighbors", torch.tensor(16.0))
 
-    def forward(self, graph: AtomGraph) -> Features:
+    def forward(self, graph: AtomGraph, *, with_pseudo: bool = True) -> Features:
+        """Features of every atom; without the pseudo tower, on which the natural one does not depend, if so asked."""
+        with_pseudo = with_pseudo and self.config.pseudo_channels > 0
         element_index = self.elements(graph.atomic_numbers)
         scalars = self.conditioning(graph, element_index)
         geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
@@ -303,6 +308,7 @@ class EquivariantBackbone(nn.Module):
                 geometry=geometry,
                 element_index=element_index,
                 level_index=level_index,
+                with_pseudo=with_pseudo,
             )
         if pseudo is None:
             pseudo = natural.new_zeros(natural.shape[0], natural.shape[1], 0)

@@ -143,7 +143,8 @@ class VisnetBackbone(nn.Module):
         self.mix = EquivariantLinear([channels] * (degree + 1), channels)
         self.register_buffer("mean_neighbors", torch.tensor(16.0))
 
-    def forward(self, graph: AtomGraph) -> Features:
+    def forward(self, graph: AtomGraph, *, with_pseudo: bool = True) -> Features:
+        del with_pseudo  # it has none
         element_index = self.elements(graph.atomic_numbers)
         scalars = self.conditioning(graph, element_index)
         offsets = edge_vectors(graph, graph.positions, graph.cell).to(scalars.dtype)

@@ -38,6 +38,7 @@ class AtomClassificationConfig(Config):
 class AtomClassificationHead(Head):
     """Logits from each atom's invariants and the mean invariants of its graph."""
 
+    reads_pseudo = False
     normalised = False
 
     def __init__(self, config: AtomClassificationConfig, layout: FeatureLayout) -> None:

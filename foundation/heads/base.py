@@ -16,10 +16,13 @@ class Head(nn.Module, ABC):
     Attributes:
         predicts: Properties that it gives.
         normalised: Whether its values still have to be scaled to physical ones.
+        reads_pseudo: Whether it needs the features of the other parity (0o, 1e, 2o); where no head does, they are not
+            computed.
     """
 
     predicts: tuple[str, ...]
     normalised: bool = True
+    reads_pseudo: bool = True
 
     @abstractmethod
     def forward(self, features: Features, graph: AtomGraph) -> dict[str, Tensor]:

@@ -58,6 +58,7 @@ class ChargesHead(Head):
     gives a cell's dipole as a sum of atomic vectors.
     """
 
+    reads_pseudo = False
     normalised = False
     masses: Float[Tensor, " numbers"]
 

@@ -34,6 +34,7 @@ class DenoisingConfig(Config):
 class DenoisingHead(Head):
     """One displacement an atom, Å."""
 
+    reads_pseudo = False
     normalised = False
 
     def __init__(self, config: DenoisingConfig, layout: FeatureLayout) -> None:

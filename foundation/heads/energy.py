@@ -32,6 +32,8 @@ class EnergyConfig(Config):
 class EnergyHead(Head):
     """Normalised atomic energies from true scalars, summed in float64."""
 
+    reads_pseudo = False
+
     def __init__(self, config: EnergyConfig, layout: FeatureLayout) -> None:
         super().__init__()
         self.predicts = config.predicts

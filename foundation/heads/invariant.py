@@ -46,6 +46,8 @@ class InvariantConfig(Config):
 class InvariantHead(Head):
     """Sum over atoms, or mean for intensive properties, of a perceptron on each atom's invariants."""
 
+    reads_pseudo = False
+
     def __init__(self, config: InvariantConfig, layout: FeatureLayout) -> None:
         super().__init__()
         self.predicts = config.predicts

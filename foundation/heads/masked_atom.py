@@ -32,6 +32,7 @@ class MaskedAtomConfig(Config):
 class MaskedAtomHead(Head):
     """`[atoms, elements]` logits, in the order of the model's elements."""
 
+    reads_pseudo = False
     normalised = False
 
     def __init__(self, config: MaskedAtomConfig, layout: FeatureLayout, *, num_elements: int) -> None:

@@ -48,9 +48,11 @@ class TensorHead(Head):
         super().__init__()
         self.predicts = config.predicts
         self.property = get_property(config.property_name)
+        irreps = o3.Irreps(self.property.irreps)
+        self.reads_pseudo = any(irrep.p != (-1) ** irrep.l for _, irrep in irreps)
         self.readouts = nn.ModuleList()
         degrees = []
-        for _, irrep in o3.Irreps(self.property.irreps):
+        for _, irrep in irreps:
             degrees.append(irrep.l)
             if irrep.l == 0 and irrep.p == 1:
                 self.readouts.append(_ScalarReadout(layout, config.hidden))
