@@ -89,7 +89,7 @@ def cost_of(name: str, backbone: BackboneConfig, *, device: torch.device, compil
     forward = CompiledModel(model) if compiled else model
     molecule = _inference(model, forward, one, device)
     water_cost = _inference(model, forward, water, device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     eager = training_step(model, batch, optimizer, autocast=None)
     gflop = count_gflop(eager)
     optimizer.zero_grad(set_to_none=True)

@@ -28,7 +28,6 @@ from torch.utils.flop_counter import flop_registry
 WARM_UP = 4
 LEAST_REPETITIONS = 3
 GIB = 2**30
-TRAINING_BATCH = 8
 NUM_BATCHES = 8
 
 
@@ -37,13 +36,15 @@ class Request:
     """What is measured.
 
     Attributes:
-        case: `train8`, `aspirin`, `water192`, `water1536` or `water12288`.
+        case: `train8` (or another number of molecules), `aspirin`, `water192`, `water1536` or `water12288`.
         structures: Folder of the input files.
         threads: CPU threads.
         memory_limit_gib: Of the address space.
         repetitions: Wanted.
         max_seconds: After this long no further repetition is begun, once there are `LEAST_REPETITIONS`.
         output: Where the result goes, JSON.
+        device: cpu or cuda.
+        tf32: Whether matrix products of float32 arrays may run in TF32.
     """
 
     case: str
@@ -53,11 +54,24 @@ class Request:
     repetitions: int
     max_seconds: float
     output: str
+    device: str = "cpu"
+    tf32: bool = False
+
+    @property
+    def batch_size(self) -> int | None:
+        """Molecules of a training step; None where there is none."""
+        return int(self.case.removeprefix("train")) if self.case.startswith("train") else None
 
     def frames(self) -> list[Atoms]:
-        """Structures of the case: 64 aspirin frames with labels, or one water box."""
-        name = "aspirin" if self.case in {"train8", "aspirin"} else self.case
+        """Structures of the case: aspirin frames with labels, or one water box."""
+        name = "aspirin" if self.batch_size is not None else self.case
         return [atoms for atoms in ase.io.iread(Path(self.structures) / f"{name}.xyz") if isinstance(atoms, Atoms)]
+
+    def inputs(self) -> list[list[Atoms]]:
+        """Structures of each call: whole batches of different molecules, at most `NUM_BATCHES` of them."""
+        frames, size = self.frames(), self.batch_size or 1
+        starts = range(0, min(NUM_BATCHES * size, len(frames)), size)
+        return [frames[start : start + size] for start in starts if start + size <= len(frames)]
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,12 @@ def peak_rss_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def wait_for(device: str) -> None:
+    """Until the device has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
 def measure(request: Request, work: Work, *, mode: str, first_call_s: float) -> dict[str, Any]:
     """Repeat the work and describe how long it took.
 
@@ -152,18 +172,23 @@ def measure(request: Request, work: Work, *, mode: str, first_call_s: float) -> 
     while len(seconds) < request.repetitions:
         if len(seconds) >= LEAST_REPETITIONS and time.perf_counter() - begun > request.max_seconds:
             break
+        wait_for(request.device)
         started = time.perf_counter()
         work.step()
+        wait_for(request.device)
         seconds.append(time.perf_counter() - started)
     busy = (time.process_time() - cpu) / (time.perf_counter() - begun)
     peak = peak_rss_mib()
+    on_cpu = request.device == "cpu"
+    machine = {} if on_cpu else {"peak_device_mbyte": torch.cuda.max_memory_allocated(request.device) / 1e6}
     milliseconds = 1e3 * np.asarray(seconds)
     lower, median, upper = (float(value) for value in np.percentile(milliseconds, [25, 50, 75]))
     counter = OperationCounter()
     if mode == "eager":
         with counter:
             work.step()
-    sgemm, copy = sgemm_gflop_per_s(), copy_gbyte_per_s()
+    if on_cpu:
+        machine = {"sgemm_gflop_per_s": sgemm_gflop_per_s(), "copy_gbyte_per_s": copy_gbyte_per_s()}
     return {
         "median_ms": median,
         "lower_quartile_ms": lower,
@@ -178,8 +203,7 @@ def measure(request: Request, work: Work, *, mode: str, first_call_s: float) -> 
         "gflop": counter.flop / 1e9 if mode == "eager" else None,
         "gbyte": counter.bytes / 1e9 if mode == "eager" else None,
         "operator_calls": counter.calls if mode == "eager" else None,
-        "sgemm_gflop_per_s": sgemm,
-        "copy_gbyte_per_s": copy,
+        **machine,
     }
 
 
@@ -190,12 +214,15 @@ def main(build: Callable[[dict[str, Any], str, Request], Work]) -> None:
         build: From the model's settings, the mode and the request.
     """
     settings, mode, request = json.loads(sys.argv[1]), sys.argv[2], Request(**json.loads(sys.argv[3]))
-    limit = int(request.memory_limit_gib * GIB)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if request.device == "cpu":  # CUDA reserves addresses for all of the device's memory and more
+        limit = int(request.memory_limit_gib * GIB)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    torch.set_float32_matmul_precision("high" if request.tf32 else "highest")
     torch.set_num_threads(request.threads)
     torch.manual_seed(0)
     work = build(settings, mode, request)
     started = time.perf_counter()
     work.step()
+    wait_for(request.device)
     result = measure(request, work, mode=mode, first_call_s=time.perf_counter() - started)
     Path(request.output).write_text(json.dumps(result), encoding="utf-8")

@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from benchmarks.backbones.workers.measure import NUM_BATCHES, TRAINING_BATCH, Request, Work, main
+from benchmarks.backbones.workers.measure import Request, Work, main
 from foundation.compilation import CompiledModel
 from foundation.config import validate
 from foundation.data.graph import AtomGraph, build_graph, collate
@@ -22,6 +22,7 @@ from foundation.scaling import fit_scaling
 ELEMENTS = (1, 6, 8)
 LEVEL = "PBE/def2-SVP"
 ENERGY_AND_FORCES = ("energy", "forces")
+CALIBRATED_ON = 8
 Predict = Callable[[AtomGraph, bool], dict[str, Tensor]]
 
 
@@ -63,7 +64,7 @@ def build_model(settings: dict[str, Any], aspirin: list[Atoms]) -> FoundationMod
     model = FoundationModel(validate(ModelConfig, config, where=settings["recipe"]))
     graphs = [graph_of(atoms, model.cutoff) for atoms in aspirin]
     scaling = fit_scaling(graphs, properties=model.properties, levels=(LEVEL,), isolated_atoms={})
-    model.prepare(scaling, collate(graphs[:TRAINING_BATCH]))
+    model.prepare(scaling, collate(graphs[:CALIBRATED_ON]))
     return model
 
 
@@ -71,23 +72,17 @@ def build(settings: dict[str, Any], mode: str, request: Request) -> Work:
     aspirin = Request(**{**request.__dict__, "case": "aspirin"}).frames()
     model = build_model(settings, aspirin)
     predict = eager_predict(model) if mode == "eager" else compiled_predict(model)
-    frames = request.frames()
-    if request.case != "train8":
+    made = [collate([graph_of(atoms, model.cutoff) for atoms in frames]) for frames in request.inputs()]
+    batches = itertools.cycle([batch.to(request.device) for batch in made])
+    model.to(request.device)
+    if request.batch_size is None:
         model.eval()
-        inputs = itertools.cycle([collate([graph_of(atoms, model.cutoff)]) for atoms in frames[:NUM_BATCHES]])
 
         def infer() -> None:
             with torch.no_grad():
-                predict(next(inputs), False)
+                predict(next(batches), False)
 
         return Work(infer, model.num_parameters)
-    graphs = [graph_of(atoms, model.cutoff) for atoms in frames]
-    batches = itertools.cycle(
-        [
-            collate(graphs[start : start + TRAINING_BATCH])
-            for start in range(0, NUM_BATCHES * TRAINING_BATCH, TRAINING_BATCH)
-        ]
-    )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step() -> None:

@@ -13,7 +13,7 @@ from e3nn import o3
 from mace import data, modules
 from mace.tools import AtomicNumberTable, torch_geometric
 
-from benchmarks.backbones.workers.measure import NUM_BATCHES, TRAINING_BATCH, Request, Work, main
+from benchmarks.backbones.workers.measure import Request, Work, main
 
 ELEMENTS = [1, 6, 8]
 MEAN_NEIGHBORS = 14.5
@@ -57,24 +57,26 @@ def batch_of(frames: list[Atoms], cutoff: float) -> dict[str, torch.Tensor]:
     return next(iter(loader)).to_dict()
 
 
+def _moved(value: Any, device: str) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
 def build(settings: dict[str, Any], mode: str, request: Request) -> Work:
     if mode != "eager":
         raise SystemExit(f"mode {mode}: mace's training does not offer it; allowed: eager")
     logging.disable(logging.WARNING)
     torch.set_default_dtype(torch.float32)
-    model = build_model(settings)
-    frames = request.frames()
+    model = build_model(settings).to(request.device)
+    if settings.get("acceleration") == "cuequivariance":
+        from mace.cli.convert_e3nn_cueq import run as with_cuequivariance  # an extra of mace's
+
+        model = with_cuequivariance(model, device=request.device, return_model=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if request.case != "train8":
+    made = [batch_of(frames, settings["r_max"]) for frames in request.inputs()]
+    batches = itertools.cycle([{name: _moved(value, request.device) for name, value in one.items()} for one in made])
+    if request.batch_size is None:
         model.eval()
-        inputs = itertools.cycle([batch_of([atoms], settings["r_max"]) for atoms in frames[:NUM_BATCHES]])
-        return Work(lambda: model(dict(next(inputs)), training=False, compute_force=True)["forces"], parameters)
-    batches = itertools.cycle(
-        [
-            batch_of(frames[start : start + TRAINING_BATCH], settings["r_max"])
-            for start in range(0, NUM_BATCHES * TRAINING_BATCH, TRAINING_BATCH)
-        ]
-    )
+        return Work(lambda: model(dict(next(batches)), training=False, compute_force=True)["forces"], parameters)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step() -> None:

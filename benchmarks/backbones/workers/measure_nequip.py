@@ -12,7 +12,7 @@ from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborList
 from nequip.model import NequIPGNNModel, PresetNequIPGNNModel
 from nequip.utils.global_state import set_global_state
 
-from benchmarks.backbones.workers.measure import NUM_BATCHES, TRAINING_BATCH, Request, Work, main
+from benchmarks.backbones.workers.measure import Request, Work, main
 
 SYMBOLS = ["H", "C", "O"]
 MEAN_NEIGHBORS = 14.5
@@ -45,20 +45,14 @@ def batch_of(frames: list[Atoms], cutoff: float) -> dict[str, torch.Tensor]:
 
 
 def build(settings: dict[str, Any], mode: str, request: Request) -> Work:
-    set_global_state()
-    model = build_model(settings, mode)
-    frames = request.frames()
+    set_global_state(allow_tf32=request.tf32)
+    model = build_model(settings, mode).to(request.device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if request.case != "train8":
+    made = [batch_of(frames, settings["r_max"]) for frames in request.inputs()]
+    batches = itertools.cycle([{name: value.to(request.device) for name, value in one.items()} for one in made])
+    if request.batch_size is None:
         model.eval()
-        inputs = itertools.cycle([batch_of([atoms], settings["r_max"]) for atoms in frames[:NUM_BATCHES]])
-        return Work(lambda: model(dict(next(inputs)))[AtomicDataDict.FORCE_KEY], parameters)
-    batches = itertools.cycle(
-        [
-            batch_of(frames[start : start + TRAINING_BATCH], settings["r_max"])
-            for start in range(0, NUM_BATCHES * TRAINING_BATCH, TRAINING_BATCH)
-        ]
-    )
+        return Work(lambda: model(dict(next(batches)))[AtomicDataDict.FORCE_KEY], parameters)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     keys = (AtomicDataDict.TOTAL_ENERGY_KEY, AtomicDataDict.FORCE_KEY)
 
