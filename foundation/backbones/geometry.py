@@ -40,7 +40,7 @@ def padded_geometry(graph: AtomGraph, *, cutoff: float, dtype: torch.dtype) -> P
     shifts = torch.bmm(graph.slot_shifts.view(num_atoms, width, 3), take_rows(graph.cell, graph.graph_index))
     neighbors = take_rows(graph.positions, graph.slot_senders).view(num_atoms, width, 3)
     vectors = (neighbors - graph.positions[:, None] + shifts).view(-1, 3)
-    beyond = vectors.new_tensor([2.0 * cutoff, 0.0, 0.0])
-    padded = torch.where(graph.slot_filled[:, None], vectors, beyond).to(dtype)
+    # A number, not an array: an array would be copied from the host in every pass, which waits for the device.
+    padded = torch.where(graph.slot_filled[:, None], vectors, 2.0 * cutoff).to(dtype)
     distances = padded.square().sum(1).sqrt()
     return PaddedGeometry(graph.slot_senders, distances, padded / distances[:, None], num_atoms, width)

@@ -14,6 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from foundation.checkpoint import load
 from foundation.compilation import CompiledModel
+from foundation.devices import usable_device
 from foundation.errors import InputError
 from foundation.model import FoundationModel
 from foundation.predict.engine import Predictor, choose_level, predict_structures
@@ -53,7 +54,8 @@ class FoundationCalculator(Calculator):
             reproduces the eager energies and forces.
 
     Raises:
-        InputError: No such model, an unknown or unchosen level, or a model without any property that ASE knows.
+        InputError: No such model or device, an unknown or unchosen level, or a model without any property that ASE
+            knows.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class FoundationCalculator(Calculator):
         own = copy.deepcopy(model) if isinstance(model, FoundationModel) else load(model)
         if dtype == "float64":
             own = own.double()
-        self.model = own.to(device).eval().requires_grad_(False)
+        self.model = own.to(usable_device(device)).eval().requires_grad_(False)
         self.predictor: Predictor = CompiledModel(self.model) if compile else self.model
         self.level = self.model.config.levels[choose_level(self.model, level)]
         self.charge = charge

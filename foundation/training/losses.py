@@ -162,7 +162,7 @@ def binary_loss(
     """
     positive = (labels > 0).to(logits.dtype)
     rows = functional.binary_cross_entropy_with_logits(
-        logits, positive, reduction="none", pos_weight=logits.new_tensor(config.positive_weight)
+        logits, positive, reduction="none", pos_weight=logits.new_full((), config.positive_weight)
     )
     rows = torch.where(mask, rows, torch.zeros((), dtype=rows.dtype, device=rows.device))
     return LossSum(rows.sum(), mask.sum().to(rows.dtype))
