@@ -62,7 +62,7 @@ class EquivariantConfig(Config):
     basis_decay: float = Field(1.5, ge=0)
     radial_width: int = Field(64, ge=1)
     radial_hidden: int = Field(2, ge=1)
-    radial_groups: int = Field(1, ge=1)
+    radial_groups: int = Field(4, ge=1)
     use_charge: bool = True
 
     @model_validator(mode="after")
