@@ -3,9 +3,9 @@
     python -m benchmarks.backbones.variants.so2 train tasks/rmd17_n50 model.backbone.edge_degree=2 …
 
 is the ordinary command line with `foundation.backbones.equivariant.NeighborSum` exchanged for `FrameNeighborSum`. A
-model trained so can be read by this command only. The variant reads no harmonics on edges: `edge_degree=2`, the least that
-the backbone takes, leaves out the others; `product_degree` says how far its sums go. Eager only: frames are shared between
-layers in a way that the compiler does not follow.
+model trained so can be read by this command only. The variant reads no harmonics on edges: `edge_degree=2`, the least
+that the backbone takes, leaves out the others; `product_degree` says how far its sums go. Eager only: frames are shared
+between layers in a way that the compiler does not follow.
 
 What is done for each edge: rotate the sender's features until the edge lies along the polar axis, mix degrees and
 channels of each |m|, rotate back, sum. Any convolution with filters Y(r_ij) has this form and costs O(L³) instead of
