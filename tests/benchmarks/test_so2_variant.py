@@ -156,7 +156,7 @@ def test_a_training_step_moves_every_parameter_of_the_sums_by_a_finite_gradient(
 RECIPE = """
 extends: [base, backbones/xs]
 model:
-  backbone: {{cutoff: 4.0, channels: 4, pseudo_channels: 2, radial_width: 8, edge_degree: 2}}
+  backbone: {{cutoff: 4.0, channels: 4, pseudo_channels: 2, radial_groups: 2, radial_width: 8, edge_degree: 2}}
 data:
   mine:
     source: {source}

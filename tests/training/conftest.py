@@ -73,6 +73,7 @@ def make_model(graphs: list[AtomGraph]) -> Callable[[], FoundationModel]:
             cutoff=CUTOFF,
             channels=4,
             pseudo_channels=2,
+            radial_groups=2,
             num_layers=2,
             edge_degree=1,
             degree=1,

@@ -88,7 +88,14 @@ def main(folder: Path, num_ranks: int) -> None:
     torch.manual_seed(0)
     graphs = make_graphs()
     backbone = EquivariantConfig(
-        cutoff=CUTOFF, channels=4, pseudo_channels=2, num_layers=2, edge_degree=1, degree=1, product_degree=1
+        cutoff=CUTOFF,
+        channels=4,
+        pseudo_channels=2,
+        radial_groups=2,
+        num_layers=2,
+        edge_degree=1,
+        degree=1,
+        product_degree=1,
     )
     names = ("energy", "handedness", "dipole")
     config = ModelConfig(
