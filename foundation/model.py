@@ -166,7 +166,7 @@ class FoundationModel(nn.Module):
         direct = (asked - derived) | frozenset(base for base in bases if base is not None)
         predictions = self._direct(moved, direct)
         predictions.update(_derived(predictions, graph, deformation, derived, create_graph=create_graph))
-        return {name: predictions[name] for name in asked}
+        return {name: predictions[name] for name in sorted(asked)}
 
     def predict(
         self,
@@ -200,7 +200,7 @@ class FoundationModel(nn.Module):
                 outputs[name] = self.scaling.to_physical(name, values, graph) if head.normalised else values
         if self.electrostatics is not None and "energy" in asked:
             outputs["energy"] = outputs["energy"] + self.electrostatics(outputs["partial_charges"], graph)
-        return {name: outputs[name] for name in asked}
+        return {name: outputs[name] for name in sorted(asked)}
 
 
 def _derived(
