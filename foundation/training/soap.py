@@ -6,19 +6,19 @@ as in section 6.1 there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foundation.training.muon import adamw_step
+from foundation.training.matrix_optimizer import MatrixOptimizer
 
 __all__ = ["SoapAdamW"]
 
 
-class SoapAdamW(torch.optim.Optimizer):
+class SoapAdamW(MatrixOptimizer):
     """SOAP on `matrices`, AdamW on `decayed` (with weight decay) and `others` (without).
 
     The first step of a matrix only measures its covariances.
@@ -37,37 +37,24 @@ class SoapAdamW(torch.optim.Optimizer):
         frequency: int,
         largest_side: int,
     ) -> None:
-        """Take the parameters in three groups, any of which may be empty but not all."""
-        assert all(parameter.ndim >= 2 for parameter in matrices), "SOAP moves matrices only"
-        groups = [
-            {"params": list(matrices), "matrices": True, "weight_decay": weight_decay},
-            {"params": list(decayed), "matrices": False, "weight_decay": weight_decay},
-            {"params": list(others), "matrices": False, "weight_decay": 0.0},
-        ]
-        defaults = {
-            "lr": learning_rate,
-            "betas": betas,
-            "eps": epsilon,
-            "frequency": frequency,
-            "largest_side": largest_side,
-        }
-        super().__init__([group for group in groups if group["params"]], defaults)
+        """Take the parameters in three groups, as `MatrixOptimizer`."""
+        super().__init__(
+            matrices=matrices,
+            decayed=decayed,
+            others=others,
+            weight_decay=weight_decay,
+            defaults={
+                "lr": learning_rate,
+                "betas": betas,
+                "eps": epsilon,
+                "frequency": frequency,
+                "largest_side": largest_side,
+            },
+        )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if group["matrices"]:
-                for parameter in moving:
-                    self._soap_step(group, parameter)
-            elif moving:
-                adamw_step(self.state, group, moving)
-        return loss
+    def _move_matrices(self, group: dict[str, Any], moving: list[nn.Parameter]) -> None:
+        for parameter in moving:
+            self._soap_step(group, parameter)
 
     def _soap_step(self, group: dict[str, Any], parameter: nn.Parameter) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
