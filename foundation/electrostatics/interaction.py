@@ -1,0 +1,94 @@
+"""The electrostatic interaction of Gaussian charges and dipoles: potential, field, energy and its matrix."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from foundation.config import Config
+from foundation.data.graph import AtomGraph
+from foundation.electrostatics.dense import interaction_matrix
+from foundation.electrostatics.pairs import pair_energies, pair_potential
+from foundation.electrostatics.sources import Potential, Sources
+from foundation.errors import InputError
+from foundation.units import COULOMB_CONSTANT
+
+
+class InteractionConfig(Config):
+    """How charges and dipoles act on each other.
+
+    Attributes:
+        smearing: Width σ of the Gaussian of every charge and dipole, Å.
+        screening_length: λ, Å: e^{−r/λ}/r (Yukawa) instead of 1/r, for metals; None for none.
+        mesh_above: Atoms of a periodic structure above which its sum goes over a mesh.
+    """
+
+    smearing: float = Field(1.0, gt=0)
+    screening_length: float | None = Field(None, gt=0)
+    mesh_above: int = Field(1000, ge=0)
+
+
+class Interaction(nn.Module):
+    """The interaction of Gaussian charges and dipoles in free molecules, wires, slabs and crystals. No weights.
+
+    Two unit charges a distance r apart interact by erf(r/2σ)/r times the Coulomb constant; dipoles by its derivatives.
+    A batch may mix all kinds of boundaries. Everything is float64 and differentiable twice by charges, dipoles,
+    positions and the cells of crystals.
+    """
+
+    def __init__(self, config: InteractionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.smearing = config.smearing
+        self.inverse_screening = 0.0 if config.screening_length is None else 1 / config.screening_length
+
+    def potential(self, sources: Sources, graph: AtomGraph) -> Potential:
+        """Potential (V) and field (V/Å) on every atom, of all other atoms and all periodic images."""
+        sources = _double(sources)
+        free = self._free(graph)
+        found = pair_potential(sources, graph, free, smearing=self.smearing, inverse_screening=self.inverse_screening)
+        return Potential(COULOMB_CONSTANT * found.values, COULOMB_CONSTANT * found.field)
+
+    def energy(self, sources: Sources, graph: AtomGraph) -> Float[Tensor, " graphs"]:
+        """½ Σ (q φ − μ·E) of each graph, eV."""
+        sources = _double(sources)
+        free = self._free(graph)
+        return COULOMB_CONSTANT * pair_energies(
+            sources, graph, free, smearing=self.smearing, inverse_screening=self.inverse_screening
+        )
+
+    def matrix(self, graph: AtomGraph, *, with_dipoles: bool) -> Float[Tensor, "graphs rows rows"]:
+        """The symmetric matrix A of each graph for which the energy is ½ xᵀ A x.
+
+        Args:
+            graph: M is the number of atoms of its largest structure.
+            with_dipoles: x holds the charges, `[M]`; with dipoles `[4 M]`: all charges, then the x components of all
+                dipoles, then y, then z.
+
+        Returns:
+            eV/e², eV/(e²·Å), eV/(e²·Å²). Rows and columns beyond a structure's atoms are zero; an atom's interaction
+            with itself is left out, that with its own images is not.
+        """
+        self._free(graph)
+        return COULOMB_CONSTANT * interaction_matrix(
+            graph,
+            with_dipoles=with_dipoles,
+            smearing=self.smearing,
+            inverse_screening=self.inverse_screening,
+        )
+
+    def _free(self, graph: AtomGraph) -> Bool[Tensor, " graphs"]:
+        free = ~graph.pbc.any(dim=1)
+        if not bool(free.all()):
+            raise InputError("electrostatics: got a periodic structure; allowed so far: free molecules")
+        return free
+
+
+def _double(sources: Sources) -> Sources:
+    return Sources(sources.charges.double(), None if sources.dipoles is None else sources.dipoles.double())
+
+
+def charged_cells(graph: AtomGraph) -> Bool[Tensor, " graphs"]:
+    """Which graphs repeat in all three directions and carry a net charge."""
+    return graph.pbc.all(dim=1) & (graph.total_charge != 0)

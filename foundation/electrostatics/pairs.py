@@ -1,0 +1,85 @@
+"""Free molecules: all pairs of atoms, no loop over the molecules of a batch."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from foundation.data.graph import AtomGraph
+from foundation.electrostatics.radial import radial_functions
+from foundation.electrostatics.sources import Potential, Sources
+from foundation.nn.gather import add_rows, take_rows
+from foundation.nn.readout import sum_atoms
+
+
+def atom_pairs(
+    num_atoms_per_graph: Int[Tensor, " graphs"], chosen: Bool[Tensor, " graphs"]
+) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """All pairs i < j of atoms in the same graph, of the `chosen` graphs."""
+    counts = torch.where(chosen, num_atoms_per_graph, 0)
+    starts = torch.cumsum(num_atoms_per_graph, 0) - num_atoms_per_graph
+    ends = torch.repeat_interleave(starts + counts, counts)
+    first = torch.arange(len(ends), device=ends.device)
+    first = first + torch.repeat_interleave(starts - (torch.cumsum(counts, 0) - counts), counts)
+    later = ends - first - 1
+    pair_first = torch.repeat_interleave(first, later)
+    begins = torch.repeat_interleave(torch.cumsum(later, 0) - later, later)
+    pair_second = pair_first + 1 + torch.arange(len(pair_first), device=ends.device) - begins
+    return pair_first, pair_second
+
+
+def pair_energies(
+    sources: Sources,
+    graph: AtomGraph,
+    chosen: Bool[Tensor, " graphs"],
+    *,
+    smearing: float,
+    inverse_screening: float,
+) -> Float[Tensor, " graphs"]:
+    """Energy of each chosen graph without its periodic images, zero for the others, e²/Å."""
+    first, second = atom_pairs(graph.num_atoms_per_graph, chosen)
+    vectors = take_rows(graph.positions, first) - take_rows(graph.positions, second)
+    orders = 1 if sources.dipoles is None else 3
+    functions = radial_functions(
+        vectors.square().sum(1), smearing=smearing, inverse_screening=inverse_screening, orders=orders
+    )
+    charge_a, charge_b = take_rows(sources.charges, first), take_rows(sources.charges, second)
+    energies = charge_a * charge_b * functions[0]
+    if sources.dipoles is not None:
+        dipole_a, dipole_b = take_rows(sources.dipoles, first), take_rows(sources.dipoles, second)
+        along_a, along_b = (dipole_a * vectors).sum(1), (dipole_b * vectors).sum(1)
+        mixed = charge_a * along_b - charge_b * along_a + (dipole_a * dipole_b).sum(1)
+        energies = energies + mixed * functions[1] - along_a * along_b * functions[2]
+    return sum_atoms(energies, take_rows(graph.graph_index, first), graph.num_graphs)
+
+
+def pair_potential(
+    sources: Sources,
+    graph: AtomGraph,
+    chosen: Bool[Tensor, " graphs"],
+    *,
+    smearing: float,
+    inverse_screening: float,
+) -> Potential:
+    """Potential and field on the atoms of the chosen graphs without their images, zero on the others; e/Å, e/Å²."""
+    first, second = atom_pairs(graph.num_atoms_per_graph, chosen)
+    receivers, senders = torch.cat([first, second]), torch.cat([second, first])
+    half = take_rows(graph.positions, first) - take_rows(graph.positions, second)
+    functions = radial_functions(
+        half.square().sum(1),
+        smearing=smearing,
+        inverse_screening=inverse_screening,
+        orders=2 if sources.dipoles is None else 3,
+    )
+    functions, vectors = torch.cat([functions, functions], dim=1), torch.cat([half, -half])
+    charges = take_rows(sources.charges, senders)
+    values, along = charges * functions[0], charges * functions[1]
+    field = along[:, None] * vectors
+    if sources.dipoles is not None:
+        dipoles = take_rows(sources.dipoles, senders)
+        projected = (dipoles * vectors).sum(1)
+        values = values + projected * functions[1]
+        field = field + (projected * functions[2])[:, None] * vectors - functions[1][:, None] * dipoles
+    size = len(sources.charges)
+    return Potential(add_rows(values, receivers, size=size), add_rows(field, receivers, size=size))
