@@ -46,6 +46,7 @@ _PER_GRAPH_AND_ATOM = (
     "total_charge",
     "spin_multiplicity",
     "level_index",
+    "external_field",
     "graph_index",
     "num_atoms_per_graph",
 )

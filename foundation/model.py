@@ -7,17 +7,29 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
+from jaxtyping import Float
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from foundation.backbones import BackboneConfig, build_backbone
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
-from foundation.derive import DERIVED, Deformation, born_charges, deformed, forces_and_stress, undeformed
-from foundation.electrostatics import CoulombConfig, CoulombEnergy
+from foundation.derive import (
+    DERIVED,
+    Deformation,
+    born_charges,
+    deformed,
+    dipole_derivatives,
+    forces_and_stress,
+    undeformed,
+)
+from foundation.electrostatics import ElectrostaticsConfig, Interaction
+from foundation.electrostatics.charges import Distribution, field_energy
 from foundation.errors import InputError
 from foundation.heads import HeadConfig, build_head, predictable
+from foundation.heads.charges import ChargesHead
 from foundation.nn.linear import calibrated
+from foundation.physics import D3Dispersion, DispersionConfig, ZBLConfig, ZBLRepulsion
 from foundation.properties import PROPERTIES
 from foundation.scaling import Scaling, ScalingTable
 
@@ -38,13 +50,17 @@ class ModelConfig(Config):
         elements: Atomic numbers that the model knows, ascending.
         levels: Levels of theory (or assays) that it is conditioned on, in the order of `level_index`.
         electrostatics: Adds the energy of the predicted charges; needs a `charges` and an `energy` head.
+        repulsion: Adds the repulsion of nuclei at short distances; needs an `energy` head.
+        dispersion: Adds dispersion that the labels lack, to predictions only; needs an `energy` head.
     """
 
     backbone: BackboneConfig
     heads: dict[str, HeadConfig]
     elements: tuple[int, ...] = Field(min_length=1)
     levels: tuple[str, ...] = Field(min_length=1)
-    electrostatics: CoulombConfig | None = None
+    electrostatics: ElectrostaticsConfig | None = None
+    repulsion: ZBLConfig | None = None
+    dispersion: DispersionConfig | None = None
 
     @field_validator("elements")
     @classmethod
@@ -63,9 +79,10 @@ class FoundationModel(nn.Module):
     Attributes:
         properties: Everything that it can predict, derivatives included.
         cutoff: Å; graphs must carry all edges up to it.
+        dispersion: What predictions add to what `forward` gives (`foundation.predict`); None for nothing.
 
     Raises:
-        InputError: Two heads give one property, or electrostatics lacks charges.
+        InputError: Two heads give one property, electrostatics lacks charges, or energy terms lack an energy.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -73,18 +90,44 @@ class FoundationModel(nn.Module):
         self.config = config
         self.backbone = build_backbone(config.backbone, elements=config.elements, num_levels=len(config.levels))
         self.cutoff: float = config.backbone.cutoff
+        self.electrostatics = None if config.electrostatics is None else Interaction(config.electrostatics)
         self.heads = nn.ModuleDict(
             {
-                name: build_head(head, self.backbone.layout, num_elements=len(config.elements))
+                name: build_head(
+                    head, self.backbone.layout, num_elements=len(config.elements), interaction=self.electrostatics
+                )
                 for name, head in config.heads.items()
             }
         )
         self.properties = predictable(config.heads)
         self._head_of = _head_of_property(config)
-        self.scaling = Scaling(self.properties, num_levels=len(config.levels))
-        self.electrostatics = None if config.electrostatics is None else CoulombEnergy(config.electrostatics)
-        if self.electrostatics is not None and not {"partial_charges", "energy"} <= self.properties:
-            raise InputError("electrostatics needs heads that predict 'partial_charges' and 'energy'")
+        self.scaling = Scaling(self.properties, num_levels=len(config.levels), physical=self._physical())
+        self.repulsion = (
+            None
+            if config.repulsion is None
+            else ZBLRepulsion(config.repulsion, cutoff=self.cutoff, edge_fields=self.backbone.edge_fields)
+        )
+        self.dispersion = None if config.dispersion is None else D3Dispersion(config.dispersion)
+        self._check_energy_terms()
+
+    def _physical(self) -> frozenset[str]:
+        """Properties that heads give in physical units, so that nothing is scaled or added afterwards."""
+        return frozenset(name for name, head in self._head_of.items() if not self.heads[head].normalised)
+
+    def _check_energy_terms(self) -> None:
+        terms = {"electrostatics": self.electrostatics, "repulsion": self.repulsion, "dispersion": self.dispersion}
+        problems = [
+            f"model.{name}: it adds to energies, and no head gives any; allowed: a task on 'energy' or 'forces'"
+            for name, term in terms.items()
+            if term is not None and "energy" not in self.properties
+        ]
+        if self.electrostatics is not None and self.head_kind("partial_charges") != "charges":
+            problems.append(
+                "model.electrostatics: it needs charges that keep the total charge, and no head of kind 'charges' gives "
+                f"any; heads: {', '.join(head.kind for head in self.config.heads.values())}"
+            )
+        if problems:
+            raise InputError(problems)
 
     @property
     def num_parameters(self) -> int:
@@ -114,7 +157,7 @@ class FoundationModel(nn.Module):
     def forward(
         self, graph: AtomGraph, *, properties: Collection[str], create_graph: bool = False
     ) -> dict[str, Tensor]:
-        """Predict physical values.
+        """Predict physical values: what labels are compared with, so without the dispersion that these lack.
 
         Args:
             graph: A batch with edges up to `cutoff`.
@@ -133,7 +176,7 @@ class FoundationModel(nn.Module):
             unknown = ", ".join(sorted(asked - self.properties))
             raise InputError(f"the model does not predict {unknown}; it predicts {', '.join(sorted(self.properties))}")
         if not asked & DERIVED:
-            return self._direct(graph, asked)
+            return self._direct(graph, asked)[0]
         with torch.enable_grad():
             deformation = undeformed(graph, with_strain="stress" in asked)
             moved = copy.copy(graph)
@@ -164,8 +207,8 @@ class FoundationModel(nn.Module):
         derived = asked & DERIVED
         bases = {PROPERTIES[name].derived_from for name in derived}
         direct = (asked - derived) | frozenset(base for base in bases if base is not None)
-        predictions = self._direct(moved, direct)
-        predictions.update(_derived(predictions, graph, deformation, derived, create_graph=create_graph))
+        predictions, distribution = self._direct(moved, direct)
+        predictions.update(_derived(predictions, distribution, graph, deformation, derived, create_graph=create_graph))
         return {name: predictions[name] for name in sorted(asked)}
 
     def predict(
@@ -189,22 +232,45 @@ class FoundationModel(nn.Module):
         found = predict(self, given, properties=properties, level=level, charge=charge, spin=spin)
         return found[0] if single else found
 
-    def _direct(self, graph: AtomGraph, asked: frozenset[str]) -> dict[str, Tensor]:
-        """Everything that heads give without derivatives."""
+    def _direct(self, graph: AtomGraph, asked: frozenset[str]) -> tuple[dict[str, Tensor], Distribution | None]:
+        """Everything that heads give without derivatives, and the charges if a head was asked for them."""
         needed = asked | {"partial_charges"} if self.electrostatics is not None and "energy" in asked else asked
         heads = [self.heads[name] for name in sorted({self._head_of[name] for name in needed})]
         features = self.backbone(graph, with_pseudo=any(head.reads_pseudo for head in heads))
         outputs: dict[str, Tensor] = {}
+        distribution = None
         for head in heads:
-            for name, values in head(features, graph).items():
-                outputs[name] = self.scaling.to_physical(name, values, graph) if head.normalised else values
-        if self.electrostatics is not None and "energy" in asked:
-            outputs["energy"] = outputs["energy"] + self.electrostatics(outputs["partial_charges"], graph)
-        return {name: outputs[name] for name in sorted(asked)}
+            if isinstance(head, ChargesHead):
+                responds = "polarizability" in head.predicts and "polarizability" in asked
+                distribution = head.distribute(features, graph, with_polarizability=responds)
+                values = head.properties_of(distribution, graph)
+            else:
+                values = head(features, graph)
+            for name, one in values.items():
+                outputs[name] = self.scaling.to_physical(name, one, graph) if head.normalised else one
+        if "energy" in asked:
+            outputs["energy"] = self._with_energy_terms(outputs["energy"], distribution, graph)
+        return {name: outputs[name] for name in sorted(asked)}, distribution
+
+    def _with_energy_terms(
+        self, energy: Float[Tensor, " graphs"], distribution: Distribution | None, graph: AtomGraph
+    ) -> Float[Tensor, " graphs"]:
+        """Add what is not learnt atom by atom."""
+        if self.electrostatics is not None:
+            assert distribution is not None, "the charges head was asked for"
+            if distribution.energy is not None:
+                energy = energy + distribution.energy
+            else:
+                energy = energy + self.electrostatics.energy(distribution.sources, graph)
+                energy = energy + field_energy(distribution.sources, graph)
+        if self.repulsion is not None:
+            energy = energy + self.repulsion(graph)
+        return energy
 
 
 def _derived(
     predictions: dict[str, Tensor],
+    distribution: Distribution | None,
     graph: AtomGraph,
     deformation: Deformation,
     asked: frozenset[str],
@@ -212,11 +278,12 @@ def _derived(
     create_graph: bool,
 ) -> dict[str, Tensor]:
     derived: dict[str, Tensor] = {}
-    if "born_charges" in asked:
-        charges = born_charges(predictions["dipole"], deformation, create_graph=create_graph, retain_graph=True)
-        # Where the dipole is undefined, so is its derivative; autograd would call it zero.
-        undefined = predictions["dipole"].isnan().any(dim=1)[graph.graph_index]
-        derived["born_charges"] = torch.where(undefined[:, None, None], torch.nan, charges)
+    if "born_charges" in asked and distribution is not None:
+        derived["born_charges"] = born_charges(distribution.sources, graph, deformation, create_graph=create_graph)
+    elif "born_charges" in asked:
+        derived["born_charges"] = dipole_derivatives(
+            predictions["dipole"], deformation, create_graph=create_graph, retain_graph=True
+        )
     if asked & {"forces", "stress"}:
         forces, stress = forces_and_stress(
             predictions["energy"], graph, deformation, create_graph=create_graph, retain_graph=True

@@ -18,9 +18,11 @@ from foundation.config import Config, apply_overrides, nearest, resolve_extends,
 from foundation.data.card import PACKAGE_PREFIX, DatasetConfig
 from foundation.data.mixture import MixtureConfig
 from foundation.data.sampler import BatchConfig
-from foundation.electrostatics import CoulombConfig
+from foundation.electrostatics import ElectrostaticsConfig
 from foundation.errors import InputError
 from foundation.heads import HeadConfig
+from foundation.heads.charges import ChargesConfig
+from foundation.physics import DispersionConfig, ZBLConfig
 from foundation.properties import get_property
 from foundation.resources import recipes_dir
 from foundation.training.ema import EmaConfig
@@ -76,11 +78,18 @@ class ModelSection(Config):
     Attributes:
         backbone: The shared body.
         electrostatics: Long-range energy from charges; None for none.
+        charges: The head of the charges where `electrostatics.latent` has them learnt without a task of their own; None
+            for charges that start from the elements' electronegativities.
+        repulsion: Repulsion of nuclei at short distances; None for none.
+        dispersion: Dispersion that the labels lack, added to predictions; None for none.
         elements: Symbols that the model is to know besides those of the data.
     """
 
     backbone: BackboneConfig
-    electrostatics: CoulombConfig | None = None
+    electrostatics: ElectrostaticsConfig | None = None
+    charges: ChargesConfig | None = None
+    repulsion: ZBLConfig | None = None
+    dispersion: DispersionConfig | None = None
     elements: tuple[str, ...] = ()
 
 
@@ -130,7 +139,7 @@ class Recipe(Config):
         data: Name -> data set.
         tasks: Name -> labels to learn.
         objectives: Name -> what is learnt without labels: denoising, masked atoms.
-        model: Backbone and electrostatics.
+        model: Backbone, electrostatics, repulsion and dispersion.
         init: Start from another model; None starts from random weights.
         optimizer: What moves the weights.
         schedule: How the learning rate goes.

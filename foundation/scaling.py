@@ -49,19 +49,26 @@ def has_references(prop: Property) -> bool:
 class Scaling(nn.Module):
     """Buffers that turn a head's normalised values into physical ones, and residuals into normalised ones.
 
+    Args:
+        properties: Of the model.
+        num_levels: Levels of theory.
+        physical: Properties whose heads give physical values, to which elements contribute nothing.
+
     Attributes:
         provenance: Level -> how its reference energies were obtained; for the model card.
     """
 
-    def __init__(self, properties: frozenset[str], *, num_levels: int) -> None:
+    def __init__(self, properties: frozenset[str], *, num_levels: int, physical: frozenset[str] = frozenset()) -> None:
         super().__init__()
+        self.physical = physical
         self.names = tuple(sorted(properties))
         self.provenance: dict[str, str] = {}
         for name in self.names:
             self.register_buffer(f"scale_{name}", torch.tensor(1.0, dtype=torch.float64))
             self.register_buffer(f"shift_{name}", torch.tensor(0.0, dtype=torch.float64))
             if has_references(PROPERTIES[name]):
-                table = torch.full((num_levels, NUM_ATOMIC_NUMBERS), torch.nan, dtype=torch.float64)
+                unknown = 0.0 if name in physical else torch.nan
+                table = torch.full((num_levels, NUM_ATOMIC_NUMBERS), unknown, dtype=torch.float64)
                 table[:, 0] = 0.0
                 self.register_buffer(f"references_{name}", table)
 
@@ -85,7 +92,7 @@ class Scaling(nn.Module):
             if name in table.scales:
                 self.get_buffer(f"scale_{name}").fill_(table.scales[name])
                 self.get_buffer(f"shift_{name}").fill_(table.shifts[name])
-            if name in table.references and has_references(PROPERTIES[name]):
+            if name in table.references and has_references(PROPERTIES[name]) and name not in self.physical:
                 self.get_buffer(f"references_{name}").copy_(table.references[name])
 
     def to_physical(self, name: str, values: Tensor, graph: AtomGraph) -> Tensor:

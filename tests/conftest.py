@@ -67,7 +67,9 @@ def make_model() -> Callable[..., FoundationModel]:
         elements: Sequence[int] = (1, 6, 7, 8),
         levels: Sequence[str] = ("GFN2-xTB",),
         seed: int = 0,
-        electrostatics: bool = False,
+        electrostatics: bool | Mapping[str, object] = False,
+        repulsion: Mapping[str, object] | None = None,
+        dispersion: Mapping[str, object] | None = None,
         **backbone: object,
     ) -> FoundationModel:
         size = {"cutoff": 4.0, "channels": 8, "pseudo_channels": 4, "radial_width": 16, "edge_degree": 2}
@@ -76,7 +78,9 @@ def make_model() -> Callable[..., FoundationModel]:
             "heads": dict(heads),
             "elements": list(elements),
             "levels": list(levels),
-            "electrostatics": {"kind": "coulomb"} if electrostatics else None,
+            "electrostatics": {"kind": "coulomb"} if electrostatics is True else electrostatics or None,
+            "repulsion": repulsion,
+            "dispersion": dispersion,
         }
         generator = torch.Generator().manual_seed(seed)
         model = FoundationModel(validate(ModelConfig, config, where="test model"))

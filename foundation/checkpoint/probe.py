@@ -115,7 +115,7 @@ def _compare(
     """Property -> largest absolute value and largest absolute difference over all probes and levels."""
     found = dict.fromkeys(names, (0.0, 0.0))
     for level in levels:
-        for periodic in (False, True) if _takes_cells(model) and _takes_cells(source) else (False,):
+        for periodic in (False, True):
             asked = [name for name in names if periodic or name != "stress"]
             ours = _predict(model, elements, level, periodic=periodic, names=asked)
             theirs = _predict(source, elements, level, periodic=periodic, names=asked)
@@ -130,11 +130,6 @@ def _compare(
                 largest, worst = found[name]
                 found[name] = max(largest, other.nan_to_num().abs().max().item()), max(worst, difference)
     return found
-
-
-def _takes_cells(model: FoundationModel) -> bool:
-    """Coulomb's sum over all pairs exists for free molecules only."""
-    return model.config.electrostatics is None
 
 
 def _predict(

@@ -25,6 +25,8 @@ MINIMUM_DISTANCE = 0.1
 MINIMUM_CELL_THICKNESS = 1e-3
 """Å; a periodic cell thinner than this has no volume."""
 MAXIMUM_ATOMIC_NUMBER = 118
+FIELD_TOLERANCE = 1e-10
+"""V; what a field may gain along a periodic lattice vector: rounding."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class GraphField:
         dtype: Its only dtype.
         shape: Behind the first axis.
         unit: Internal unit, "1" if none.
+        optional: Whether a single graph may lack it, as stored data do; zero in a batch then.
     """
 
     level: Literal["atom", "edge", "graph"]
     dtype: torch.dtype
     shape: tuple[int, ...]
     unit: str
+    optional: bool = False
 
 
 FIELDS: dict[str, GraphField] = {
@@ -57,6 +61,7 @@ FIELDS: dict[str, GraphField] = {
     "senders": GraphField("edge", torch.int64, (), "1"),
     "receivers": GraphField("edge", torch.int64, (), "1"),
     "edge_shifts": GraphField("edge", torch.float64, (3,), "1"),
+    "external_field": GraphField("graph", torch.float64, (3,), "V/Å", optional=True),
 }
 """Edges point from `senders` j to `receivers` i, sorted by receiver; `edge_shifts` counts cell vectors, so that
 r_ij = positions[j] + edge_shifts @ cell - positions[i]. `level_index` and `dataset_index` number the levels of theory
@@ -97,6 +102,7 @@ def build_graph(
     level_index: int = 0,
     dataset_index: int = 0,
     structure_index: int = 0,
+    external_field: ArrayLike | None = None,
     where: str = "structure",
 ) -> AtomGraph:
     """Validate one structure and make a graph of it, without edges (see `foundation.data.neighbors.with_neighbors`).
@@ -109,13 +115,14 @@ def build_graph(
         cell: `[3, 3]`, rows are lattice vectors, Å; None for a free molecule.
         pbc: Which lattice directions repeat.
         targets: Property name -> value in internal units; absent properties are masked when batched. Atom-level values
-        may
-            hold NaN rows: those atoms are masked.
+            may hold NaN rows: those atoms are masked.
+        external_field: `[3]`, V/Å, uniform; None for none. Along a direction in which the structure repeats its
+            potential would not, so that a cell's energy is not defined.
         where: What to call this structure in an error.
 
     Raises:
         InputError: Wrong shapes, non-finite numbers, atoms on top of each other, unknown elements, a periodic cell
-        without volume.
+            without volume, a field along a periodic direction.
     """
     position_array = np.asarray(positions, dtype=np.float64)
     number_array = np.asarray(atomic_numbers, dtype=np.int64)
@@ -148,6 +155,8 @@ def build_graph(
     graph.level_index = torch.tensor([level_index])
     graph.dataset_index = torch.tensor([dataset_index])
     graph.structure_index = torch.tensor([structure_index])
+    if external_field is not None:
+        graph.external_field = _check_field(external_field, cell_array, pbc_array, where)
     graph.targets, graph.masks = {}, {}
     for name, value in (targets or {}).items():
         graph.targets[name], graph.masks[name] = _check_target(name, value, len(position_array), where)
@@ -169,6 +178,19 @@ def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
             f"{where}: the cell has no volume in its periodic directions (pbc={pbc.tolist()}, "
             f"cell={cell.round(4).tolist()}); give lattice vectors that are linearly independent or set pbc to false"
         )
+
+
+def _check_field(field: ArrayLike, cell: np.ndarray, pbc: np.ndarray, where: str) -> Tensor:
+    array = np.asarray(field, dtype=np.float64)
+    if array.shape != (3,) or not np.isfinite(array).all():
+        raise InputError(f"{where}: external field {array.tolist()}; allowed: three finite numbers, V/Å")
+    if pbc.any() and np.abs(cell[pbc] @ array).max() > FIELD_TOLERANCE:
+        raise InputError(
+            f"{where}: the external field {array.tolist()} V/Å has a part along a direction in which the structure "
+            f"repeats (pbc={pbc.tolist()}); the potential of a uniform field does not repeat, so the energy of a cell "
+            "is not defined; allowed: fields perpendicular to every periodic lattice vector"
+        )
+    return torch.from_numpy(array.copy())[None]
 
 
 def _check_target(name: str, value: ArrayLike, num_atoms: int, where: str) -> tuple[Tensor, Tensor]:
@@ -200,7 +222,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     fields = [graph.to_dict() for graph in graphs]
     for name in FIELDS:
-        parts = [field[name] for field in fields]
+        parts = [_field_of(field, name) for field in fields]
         if name in _ATOM_INDEX_FIELDS:
             parts = [part + int(offset) for part, offset in zip(parts, offsets, strict=True)]
         setattr(batch, name, torch.cat(parts))
@@ -214,6 +236,15 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
             batch.targets[name], batch.masks[name] = _collate_target(name, graphs)
     fill_slots(batch)
     return batch
+
+
+def _field_of(fields: Mapping[str, Tensor], name: str) -> Tensor:
+    """A structural field of one graph; zero where it may be absent."""
+    row = FIELDS[name]
+    if row.optional and name not in fields:
+        assert row.level == "graph", f"'{name}' is optional, which is for fields of whole graphs"
+        return torch.zeros(1, *row.shape, dtype=row.dtype)
+    return fields[name]
 
 
 def _collate_target(name: str, graphs: Sequence[AtomGraph]) -> tuple[Tensor, Tensor]:

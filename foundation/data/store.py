@@ -1,34 +1,49 @@
 """A data set on disk: memory-mapped Arrow files of flat columns with offsets, checksummed.
 
-A store is a folder: `metadata.json`, `index.arrow` (one short row a structure: what splitting and batching need) and
-`structures-00000.arrow`, … (positions, elements and labels, in internal units). It appears whole or not at all. The
-index is verified when the store is opened, each shard when it is first used. Structures were validated when the store
-was made.
+A store is a folder: `metadata.json` and, for each shard, `structures-….arrow` (positions, elements and labels, in
+internal units) and `index-….arrow` (one short row a structure: what splitting and batching need). It appears whole or
+not at all. Opening reads the metadata only, so it takes as long and as much memory for ten million structures as for
+ten. Every structure carries a checksum that is compared each time it is read; columns of the index are verified when
+they are first used. Structures were validated when the store was made.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Int
 
-from foundation.data.arrow_shard import ListView, ShardEntry, check_size, open_shard, single_chunk
+from foundation.data.arrow_shard import ListView, ShardEntry, check_size, open_shard, single_chunk, verify_file
 from foundation.data.graph import AtomGraph
 from foundation.data.readers import Record
-from foundation.data.store_writer import FORMAT_VERSION, METADATA_FILE, TARGET_PREFIX, checksum, write_store
+from foundation.data.store_index import LabelCounts, StoreIndex, StringColumn
+from foundation.data.store_remote import RemoteFolder, is_address
+from foundation.data.store_writer import (
+    CHECKSUM_COLUMN,
+    FORMAT_VERSION,
+    LISTS,
+    METADATA_FILE,
+    SCALARS,
+    TARGET_PREFIX,
+    Shard,
+    checksum,
+    row_crc,
+    write_store,
+)
 from foundation.errors import InputError
 from foundation.properties import PROPERTIES
 
 _AXES = np.arange(3, dtype=np.uint8)
-_SCALARS = ("pbc", "total_charge", "spin_multiplicity")
+_ZERO_CELL = np.zeros((1, 3, 3))
 
 
 class Store:
@@ -40,37 +55,47 @@ class Store:
         level_of_theory: Of all labels.
         properties: Labelled properties, in the order of the table of properties.
         elements: Atomic numbers that occur, ascending.
-        num_atoms: `[structures]`.
         groups: Group of each structure: what may not be torn apart by a split.
         given_splits: Split that the source gives for each structure, or None.
+        splits_given: Whether it gives any.
+        max_atoms: Of the largest structure.
         smiles: SMILES of each structure, or None.
         formulas: Hill formula of each structure.
         names: What to call each structure in an error.
         label_counts: Property -> labelled entries of each structure.
     """
 
-    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, content: Mapping[str, Any], *, remote: RemoteFolder | None = None) -> None:
         self.path = path
         self.metadata: dict[str, Any] = dict(content["metadata"])
         self.level_of_theory: str = content["level_of_theory"]
         self.properties: tuple[str, ...] = tuple(content["properties"])
         self.elements: tuple[int, ...] = tuple(content["elements"])
-        self._rebuild = f"delete the folder '{path}' and run the same command again to rebuild it from its source"
-        self._entries = [ShardEntry(**entry) for entry in content["shards"]]
-        for entry in self._entries:
-            check_size(path, entry, rebuild=self._rebuild)
-        self._starts = np.concatenate([[0], np.cumsum([entry.num_structures for entry in self._entries])])
+        self._remote = remote
+        self._rebuild = _rebuild(path)
+        self._entries = [Shard.from_json(entry) for entry in content["shards"]]
+        if remote is None:
+            for entry in self._entries:
+                check_size(path, entry.structures, rebuild=self._rebuild)
+                check_size(path, entry.index, rebuild=self._rebuild)
+        counts = [entry.structures.num_structures for entry in self._entries]
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._shards: list[_Shard | None] = [None] * len(self._entries)
-        index = open_shard(path, ShardEntry(**content["index"]), rebuild=self._rebuild)
-        self.num_atoms: Int[np.ndarray, " structures"] = single_chunk(index, "num_atoms").to_numpy().astype(np.int64)
-        self.groups: list[str] = single_chunk(index, "group").to_pylist()
-        self.given_splits: list[str | None] = single_chunk(index, "split").to_pylist()
-        self.smiles: list[str | None] = single_chunk(index, "smiles").to_pylist()
-        self.formulas: list[str] = single_chunk(index, "formula").to_pylist()
-        self.names: list[str] = single_chunk(index, "name").to_pylist()
-        self.label_counts: dict[str, Int[np.ndarray, " structures"]] = {
-            name: single_chunk(index, f"labels.{name}").to_numpy().astype(np.int64) for name in self.properties
-        }
+        self._index = StoreIndex(path, self._entries, rebuild=self._rebuild, fetch=self._fetch)
+        starts = self._starts.tolist()
+        self.groups = cast(Sequence[str], StringColumn(self._index, "group", starts))
+        self.given_splits: Sequence[str | None] = StringColumn(self._index, "split", starts)
+        self.smiles: Sequence[str | None] = StringColumn(self._index, "smiles", starts)
+        self.formulas = cast(Sequence[str], StringColumn(self._index, "formula", starts))
+        self.names = cast(Sequence[str], StringColumn(self._index, "name", starts))
+        self.label_counts: Mapping[str, Int[np.ndarray, " structures"]] = LabelCounts(self._index, self.properties)
+        self.splits_given = any(entry.splits_given for entry in self._entries)
+        self.max_atoms = max(entry.max_atoms for entry in self._entries)
+
+    @functools.cached_property
+    def num_atoms(self) -> Int[np.ndarray, " structures"]:
+        """Atoms of each structure."""
+        return self._index.numbers("num_atoms")
 
     @classmethod
     def create(
@@ -97,35 +122,55 @@ class Store:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
-        """Open a store: its index is verified now, each shard when it is first used.
+    def open(cls, path: Path | str, *, cache_dir: Path | None = None) -> Store:
+        """Open a store.
+
+        Args:
+            path: A folder, or any address that fsspec opens (`s3://bucket/name`, `https://…`): its files are brought
+                to the cache when they are first used, each verified against its checksum.
+            cache_dir: Where files from an address are kept; needed for an address.
 
         Raises:
-            InputError: It is not a store, of another format version, or broken.
+            InputError: It is not a store, of another format version, or broken; the address cannot be read.
         """
-        path = Path(path)
-        return cls(path, _read_metadata(path))
+        if is_address(path):
+            assert cache_dir is not None, "an address needs a cache"
+            remote = RemoteFolder(str(path), cache_dir=cache_dir)
+            content = _checked(remote.read_text(METADATA_FILE), f"{path}/{METADATA_FILE}", _rebuild_remote(path))
+            return cls(remote.keep(content["sha256"]), content, remote=remote)
+        folder = Path(path)
+        return cls(folder, _read_metadata(folder))
 
     def __len__(self) -> int:
-        return len(self.num_atoms)
+        return int(self._starts[-1])
 
     def verify(self) -> None:
-        """Verify every shard now.
+        """Verify every byte of every shard now.
 
         Raises:
             InputError: A shard is missing or was changed.
         """
-        for number in range(len(self._entries)):
-            self._shard(number)
+        for shard in self._entries:
+            for entry in (shard.structures, shard.index):
+                self._fetch(entry)
+                verify_file(self.path, entry, rebuild=self._rebuild)
 
     def arrays(self, index: int) -> dict[str, np.ndarray]:
         """One structure's columns as read-only views of the mapped file: flat, absent labels and cells left out.
 
         Raises:
-            InputError: The shard is broken.
+            InputError: The structure's checksum differs, or its shard is broken.
         """
         number, row = self._locate(index)
-        return self._shard(number).arrays(row)
+        shard = self._shard(number)
+        arrays = shard.arrays(row)
+        if row_crc(arrays) != shard.checksums.item(row):
+            file = self.path / self._entries[number].structures.file
+            raise InputError(
+                f"{file}: corrupt store shard: the checksum of structure {index} (row {row} of the file) differs; "
+                f"{self._rebuild}"
+            )
+        return arrays
 
     def graph(self, index: int, *, level_index: int = 0, dataset_index: int = 0) -> AtomGraph:
         """One structure without edges.
@@ -136,14 +181,9 @@ class Store:
             dataset_index: Number of the data set in the mixture.
 
         Raises:
-            InputError: The shard is broken.
+            InputError: The structure's checksum differs, or its shard is broken.
         """
-        number, row = self._locate(index)
-        graph = self._shard(number).graph(row)
-        graph.level_index = torch.tensor([level_index])
-        graph.dataset_index = torch.tensor([dataset_index])
-        graph.structure_index = torch.tensor([index])
-        return graph
+        return _graph(self.arrays(index), np.array([level_index, dataset_index, index]))
 
     def periodic_axes(self) -> Int[np.ndarray, " structures"]:
         """Bits of the axes along which each structure repeats: 0 for a molecule, 7 for a crystal.
@@ -151,7 +191,7 @@ class Store:
         Raises:
             InputError: A shard is broken.
         """
-        return np.concatenate([self._shard(number).periodic_axes for number in range(len(self._entries))])
+        return np.concatenate([self._shard(number).column("pbc") for number in range(len(self._entries))]).astype(np.int64)
 
     def load_edge_counts(self, cutoff: float) -> Int[np.ndarray, " structures"]:
         """Number of edges of each structure within `cutoff` (Å) as far as they were counted before; -1 elsewhere."""
@@ -187,29 +227,34 @@ class Store:
     def _shard(self, number: int) -> _Shard:
         shard = self._shards[number]
         if shard is None:
-            table = open_shard(self.path, self._entries[number], rebuild=self._rebuild)
-            shard = self._shards[number] = _Shard(table, self.properties)
+            entry = self._entries[number].structures
+            self._fetch(entry)
+            shard = self._shards[number] = _Shard(open_shard(self.path, entry, rebuild=self._rebuild))
         return shard
+
+    def _fetch(self, entry: ShardEntry) -> None:
+        """Bring a file here if the store lies elsewhere."""
+        if self._remote is not None:
+            self._remote.fetch(entry)
 
 
 class _Shard:
     """The mapped columns of one file."""
 
-    def __init__(self, table: pa.Table, properties: tuple[str, ...]) -> None:
-        self._target_columns = {
-            TARGET_PREFIX + name: name for name in properties if TARGET_PREFIX + name in table.column_names
-        }
-        self._scalars = [(name, single_chunk(table, name).to_numpy()) for name in _SCALARS]
+    def __init__(self, table: pa.Table) -> None:
+        self._columns = {name: single_chunk(table, name).to_numpy() for name in (*SCALARS, CHECKSUM_COLUMN)}
+        self.checksums = self.column(CHECKSUM_COLUMN)
+        self._scalars = [(name, self.column(name)) for name in SCALARS]
+        lists = [*LISTS, *(name for name in table.column_names if name.startswith(TARGET_PREFIX))]
         self._lists = [
             (name, view.values, view.offsets, view.present)
-            for name in ("positions", "atomic_numbers", "cell", *self._target_columns)
+            for name in lists
             for view in (ListView(single_chunk(table, name)),)
         ]
 
-    @property
-    def periodic_axes(self) -> Int[np.ndarray, " structures"]:
-        """Bits of the axes along which each structure repeats."""
-        return dict(self._scalars)["pbc"].astype(np.int64)
+    def column(self, name: str) -> np.ndarray:
+        """A column of one number a structure."""
+        return self._columns[name]
 
     def arrays(self, row: int) -> dict[str, np.ndarray]:
         found = {name: column[row : row + 1] for name, column in self._scalars}
@@ -218,28 +263,42 @@ class _Shard:
                 found[name] = values[offsets.item(row) : offsets.item(row + 1)]
         return found
 
-    def graph(self, row: int) -> AtomGraph:
-        arrays = self.arrays(row)
-        numbers = arrays["atomic_numbers"].astype(np.int64)
-        num_atoms = len(numbers)
-        cell = arrays["cell"].reshape(1, 3, 3).copy() if "cell" in arrays else np.zeros((1, 3, 3))
-        pbc = (arrays["pbc"][:, None] >> _AXES) & 1 > 0
-        graph = AtomGraph()
-        graph.positions = torch.from_numpy(arrays["positions"].reshape(-1, 3).copy())
-        graph.atomic_numbers = torch.from_numpy(numbers)
-        graph.cell = torch.from_numpy(cell)
-        graph.pbc = torch.from_numpy(pbc)
-        graph.total_charge = torch.from_numpy(arrays["total_charge"].astype(np.float64))
-        graph.spin_multiplicity = torch.from_numpy(arrays["spin_multiplicity"].astype(np.int64))
-        graph.targets, graph.masks = {}, {}
-        for column, name in self._target_columns.items():
-            if column not in arrays:
-                continue
-            graph.targets[name], graph.masks[name] = _label(name, arrays[column], num_atoms)
-        graph.graph_index = torch.zeros(num_atoms, dtype=torch.int64)
-        graph.num_atoms_per_graph = torch.tensor([num_atoms])
-        graph.num_graphs = 1
-        return graph
+
+def _graph(arrays: Mapping[str, np.ndarray], place: Int[np.ndarray, " 3"]) -> AtomGraph:
+    """A graph of the columns of one structure.
+
+    Args:
+        arrays: The columns.
+        place: Level of theory, data set, row of the store.
+    """
+    numbers = arrays["atomic_numbers"].astype(np.int64)
+    num_atoms = len(numbers)
+    cell = arrays["cell"].reshape(1, 3, 3).copy() if "cell" in arrays else _ZERO_CELL.copy()
+    level_index, dataset_index, structure_index = torch.from_numpy(place).split(1)
+    fields: dict[str, Any] = {
+        "positions": torch.from_numpy(arrays["positions"].reshape(-1, 3).copy()),
+        "atomic_numbers": torch.from_numpy(numbers),
+        "cell": torch.from_numpy(cell),
+        "pbc": torch.from_numpy((arrays["pbc"][:, None] >> _AXES) & 1 > 0),
+        "total_charge": torch.from_numpy(arrays["total_charge"].copy()),
+        "spin_multiplicity": torch.from_numpy(arrays["spin_multiplicity"].astype(np.int64)),
+        "targets": {},
+        "masks": {},
+        "graph_index": torch.from_numpy(np.zeros(num_atoms, dtype=np.int64)),
+        "num_atoms_per_graph": torch.from_numpy(np.array([num_atoms])),
+        "num_graphs": 1,
+        "level_index": level_index,
+        "dataset_index": dataset_index,
+        "structure_index": structure_index,
+    }
+    for column, values in arrays.items():
+        if column.startswith(TARGET_PREFIX):
+            name = column[len(TARGET_PREFIX) :]
+            fields["targets"][name], fields["masks"][name] = _label(name, values, num_atoms)
+    graph = AtomGraph()
+    for name, value in fields.items():
+        graph[name] = value
+    return graph
 
 
 def _label(name: str, flat: np.ndarray, num_atoms: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -251,22 +310,34 @@ def _label(name: str, flat: np.ndarray, num_atoms: int) -> tuple[torch.Tensor, t
     return torch.from_numpy(values), torch.from_numpy(~missing)
 
 
+def _rebuild(path: Path) -> str:
+    return f"delete the folder '{path}' and run the same command again to rebuild it from its source"
+
+
+def _rebuild_remote(address: object) -> str:
+    return f"upload the store anew to '{address}'"
+
+
 def _read_metadata(path: Path) -> dict[str, Any]:
     file = path / METADATA_FILE
-    rebuild = f"delete the folder '{path}' and run the same command again to rebuild it from its source"
     try:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path}: not a store: it has no {METADATA_FILE}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: corrupt store metadata; {rebuild}") from error
+        raise InputError(f"{file}: corrupt store metadata; {_rebuild(path)}") from error
+    return _checked(text, str(file), _rebuild(path))
+
+
+def _checked(text: str, where: str, rebuild: str) -> dict[str, Any]:
+    """The content of `metadata.json`, its checksum compared."""
     try:
         content = json.loads(text)
-        version, sha256 = content["format_version"], content.pop("sha256")
+        version, sha256 = content["format_version"], content["sha256"]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: corrupt store metadata; {rebuild}") from error
+        raise InputError(f"{where}: corrupt store metadata; {rebuild}") from error
     if version != FORMAT_VERSION:
-        raise InputError(f"{path}: store format version {version!r}; this program reads {FORMAT_VERSION}; {rebuild}")
-    if sha256 != checksum(content):
-        raise InputError(f"{file}: corrupt store metadata: its checksum differs; {rebuild}")
+        raise InputError(f"{where}: store format version {version!r}; this program reads {FORMAT_VERSION}; {rebuild}")
+    if sha256 != checksum({key: value for key, value in content.items() if key != "sha256"}):
+        raise InputError(f"{where}: corrupt store metadata: its checksum differs; {rebuild}")
     return content

@@ -1,12 +1,11 @@
 """Long-range electrostatics from the model's charges."""
 
-from foundation.electrostatics.coulomb import CoulombConfig, CoulombEnergy
+from foundation.electrostatics.config import ElectrostaticsConfig
 from foundation.electrostatics.interaction import Interaction, InteractionConfig, charged_cells
 from foundation.electrostatics.sources import Potential, Sources
 
 __all__ = [
-    "CoulombConfig",
-    "CoulombEnergy",
+    "ElectrostaticsConfig",
     "Interaction",
     "InteractionConfig",
     "Potential",

@@ -1,21 +1,26 @@
-"""Atomic charges that add up to the total charge exactly, and the dipole moment they give."""
+"""Atomic charges that add up to the total charge exactly, and the moments they give."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from ase.data import atomic_masses
-from jaxtyping import Float
-from pydantic import Field
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from torch import Tensor
 
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
+from foundation.electrostatics.charges import (
+    ChargeModelConfig,
+    Distribution,
+    EquilibrationConfig,
+    Moments,
+    RedistributedConfig,
+    build_charge_model,
+)
+from foundation.electrostatics.interaction import Interaction
+from foundation.errors import InputError
 from foundation.heads.base import Head
 from foundation.nn.features import FeatureLayout, Features
-from foundation.nn.gather import take_rows
-from foundation.nn.readout import GatedReadout, Perceptron, sum_atoms
 
 
 class ChargesConfig(Config):
@@ -24,63 +29,71 @@ class ChargesConfig(Config):
     Attributes:
         hidden: Width of the readouts.
         atomic_dipoles: Whether atoms carry a dipole beside their charge.
+        model: How the total charge is distributed: `redistributed` or `qeq`.
+        polarizability: Give the polarizability too, as the response of the charges to a field; of `qeq` alone.
+        quadrupole: Give the second moment of the charges and atomic dipoles too.
     """
 
     kind: Literal["charges"] = "charges"
     hidden: int = Field(default=32, ge=1)
     atomic_dipoles: bool = True
+    model: ChargeModelConfig = Field(default_factory=RedistributedConfig)
+    polarizability: bool = False
+    quadrupole: bool = False
+
+    @model_validator(mode="after")
+    def _responds(self) -> ChargesConfig:
+        if self.polarizability and not isinstance(self.model, EquilibrationConfig):
+            raise InputError(
+                f"head 'charges': polarizability: charge model '{self.model.kind}' does not respond to a field; "
+                "allowed: model: {kind: qeq}, or the polarizability from a head of kind 'tensor'"
+            )
+        return self
 
     @property
     def predicts(self) -> tuple[str, ...]:
-        return ("partial_charges", "dipole")
-
-
-def redistribute(
-    charges: Float[Tensor, " atoms"],
-    softness: Float[Tensor, " atoms"],
-    graph: AtomGraph,
-) -> Float[Tensor, " atoms"]:
-    """q = q̃ + f (Q - Σq̃) / Σf: charges that sum to the total charge of each graph.
-
-    Args:
-        charges: q̃, e.
-        softness: f > 0.
-    """
-    missing = graph.total_charge.to(charges.dtype) - sum_atoms(charges, graph.graph_index, graph.num_graphs)
-    weight = sum_atoms(softness, graph.graph_index, graph.num_graphs)
-    return charges + softness * take_rows(missing / weight, graph.graph_index)
+        more = ("polarizability",) * self.polarizability + ("quadrupole",) * self.quadrupole
+        return ("partial_charges", "dipole", *more)
 
 
 class ChargesHead(Head):
-    """Charges in e, dipole in e·Å about the centre of mass; both physical, none of them scaled.
+    """Charges in e, dipole in e·Å about the centre of mass; physical, none of them scaled.
 
-    In a periodic cell the dipole of charges is defined only modulo lattice vectors: it is NaN there. The `tensor` head
-    gives a cell's dipole as a sum of atomic vectors.
+    In a periodic cell the moments of charges and their response to a field are defined only modulo lattice vectors:
+    they are NaN there. The `tensor` head gives a cell's dipole as a sum of atomic vectors; Born charges, which are
+    derivatives, are defined everywhere.
     """
 
     reads_pseudo = False
     normalised = False
-    masses: Float[Tensor, " numbers"]
 
-    def __init__(self, config: ChargesConfig, layout: FeatureLayout) -> None:
+    def __init__(self, config: ChargesConfig, layout: FeatureLayout, *, interaction: Interaction | None) -> None:
         super().__init__()
         self.predicts = config.predicts
-        self.charge = Perceptron(layout.natural_channels, config.hidden, 2)
-        self.moment = GatedReadout(layout, degree=1, parity=-1, hidden=config.hidden) if config.atomic_dipoles else None
-        masses = torch.as_tensor(atomic_masses.copy(), dtype=torch.float64)
-        masses[0] = 1.0
-        self.register_buffer("masses", masses, persistent=False)
+        self.model = build_charge_model(
+            config.model,
+            layout,
+            hidden=config.hidden,
+            atomic_dipoles=config.atomic_dipoles,
+            interaction=interaction,
+        )
+        self.with_polarizability, self.with_quadrupole = config.polarizability, config.quadrupole
+        self.moments = Moments()
+
+    def distribute(self, features: Features, graph: AtomGraph, *, with_polarizability: bool) -> Distribution:
+        """Charges and atomic dipoles, which the long-range energy and Born charges want too."""
+        return self.model(features, graph, with_polarizability=with_polarizability)
+
+    def properties_of(self, distribution: Distribution, graph: AtomGraph) -> dict[str, Tensor]:
+        """Every property in `predicts`, the polarizability if the distribution has one."""
+        sources = distribution.sources
+        values = {"partial_charges": sources.charges, "dipole": self.moments.dipole(sources, graph)}
+        if distribution.polarizability is not None:
+            values["polarizability"] = distribution.polarizability
+        if self.with_quadrupole:
+            values["quadrupole"] = self.moments.quadrupole(sources, graph)
+        return values
 
     def forward(self, features: Features, graph: AtomGraph) -> dict[str, Tensor]:
-        raw = self.charge(features.scalars).double()
-        softness = nn.functional.softplus(raw[:, 1]) + 1e-3
-        charges = redistribute(raw[:, 0], softness, graph)
-        mass = self.masses[graph.atomic_numbers]
-        total_mass = sum_atoms(mass, graph.graph_index, graph.num_graphs)
-        centre = sum_atoms(mass[:, None] * graph.positions, graph.graph_index, graph.num_graphs) / total_mass[:, None]
-        moments = charges[:, None] * (graph.positions - take_rows(centre, graph.graph_index))
-        if self.moment is not None:
-            moments = moments + self.moment(features).double()
-        dipole = sum_atoms(moments, graph.graph_index, graph.num_graphs)
-        periodic = graph.pbc.any(dim=1, keepdim=True)
-        return {"partial_charges": charges, "dipole": torch.where(periodic, torch.nan, dipole)}
+        distribution = self.distribute(features, graph, with_polarizability=self.with_polarizability)
+        return self.properties_of(distribution, graph)

@@ -7,6 +7,8 @@ from typing import Annotated
 from e3nn import o3
 from pydantic import Field
 
+from foundation.electrostatics.charges import EquilibrationConfig
+from foundation.electrostatics.interaction import Interaction
 from foundation.errors import InputError
 from foundation.heads.atom_classification import AtomClassificationConfig, AtomClassificationHead
 from foundation.heads.base import Head
@@ -34,18 +36,30 @@ HeadConfig = Annotated[
 """All heads. A new one is a file and a line here, one in `build_head` and one in `_readable`."""
 
 
-def build_head(config: HeadConfig, layout: FeatureLayout, *, num_elements: int) -> Head:
+SWITCHED_ON = ("polarizability", "quadrupole")
+"""What a head of charges gives only where its config says so."""
+
+
+def build_head(
+    config: HeadConfig, layout: FeatureLayout, *, num_elements: int, interaction: Interaction | None
+) -> Head:
     """Make a head with fresh weights.
 
+    Args:
+        config: Which.
+        layout: Of the features that it reads.
+        num_elements: That the model knows.
+        interaction: Of the model's charges; None in a model without electrostatics.
+
     Raises:
-        InputError: The backbone's features lack an irrep that the head reads.
+        InputError: The backbone's features lack an irrep that the head reads; charge equilibration without interaction.
     """
     try:
         match config:
             case EnergyConfig():
                 return EnergyHead(config, layout)
             case ChargesConfig():
-                return ChargesHead(config, layout)
+                return ChargesHead(config, layout, interaction=interaction)
             case TensorConfig():
                 return TensorHead(config, layout)
             case AtomClassificationConfig():
@@ -58,6 +72,8 @@ def build_head(config: HeadConfig, layout: FeatureLayout, *, num_elements: int) 
                 return DenoisingHead(config, layout)
             case MaskedAtomConfig():
                 return MaskedAtomHead(config, layout, num_elements=num_elements)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"head '{config.kind}' for {', '.join(config.predicts)}: {error}") from error
 
@@ -82,6 +98,10 @@ def _readable(prop: Property) -> dict[str, HeadConfig]:
         heads["tensor"] = TensorConfig(property_name=base.name)
     if base.name != "energy" and base.level == "graph" and base.form == "scalar":
         heads["invariant"] = InvariantConfig(property_name=base.name)
+    if base.name == "polarizability":
+        heads["charges"] = ChargesConfig(model=EquilibrationConfig(), polarizability=True)
+    if base.name == "quadrupole":
+        heads["charges"] = ChargesConfig(quadrupole=True)
     return heads
 
 
@@ -107,7 +127,11 @@ def check_head(task: str, head: HeadConfig, property_name: str) -> None:
     base = prop.derived_from or prop.name
     if base in head.predicts:
         return
-    allowed = ", ".join(f"'{kind}'" for kind in _readable(prop)) or "none"
+    switched_on = f"'charges' with {base}: true"
+    allowed = ", ".join(
+        switched_on if kind == "charges" and base in SWITCHED_ON else f"'{kind}'" for kind in _readable(prop)
+    )
+    allowed = allowed or "none"
     raise InputError(
         f"task '{task}': head '{head.kind}' cannot read property '{property_name}' (irreps {o3.Irreps(prop.irreps)}); "
         f"heads that can: {allowed}"

@@ -11,13 +11,24 @@ from ase.data import atomic_numbers
 from jaxtyping import Int
 
 from foundation.data.module import GraphDataModule, Split
+from foundation.electrostatics.charges import EquilibrationConfig
 from foundation.errors import InputError
 from foundation.heads import HeadConfig
+from foundation.heads.charges import ChargesConfig
 from foundation.properties import Property, get_property
 from foundation.recipe import Recipe
 from foundation.scaling import Scaling, has_references
 
-__all__ = ["Validation", "check_periodicity", "check_references", "labelled_rows", "learnt", "validation_of"]
+__all__ = [
+    "Validation",
+    "charged_cells_in",
+    "check_periodicity",
+    "check_references",
+    "check_sizes",
+    "labelled_rows",
+    "learnt",
+    "validation_of",
+]
 
 _ALL_AXES = 7
 _ELEMENT = re.compile(r"[A-Z][a-z]?")
@@ -110,11 +121,11 @@ def check_periodicity(recipe: Recipe, data: GraphDataModule, heads: Mapping[str,
     """Refuse labels that a periodic or an isolated structure does not have.
 
     Raises:
-        InputError: Each task with dipoles of a cell from charges or stress of what does not fill space; electrostatics
-            with periodic data.
+        InputError: Each task with dipoles of a cell from charges or stress of what does not fill space.
     """
     problems = []
-    from_charges = any("dipole" in head.predicts and head.kind == "charges" for head in heads.values())
+    from_charges = {name for head in heads.values() if head.kind == "charges" for name in head.predicts}
+    from_charges -= {"partial_charges"}
     for name, task in recipe.tasks.items():
         for dataset in task.data:
             axes = _axes_of_labelled(data, dataset, task.property)
@@ -123,18 +134,11 @@ def check_periodicity(recipe: Recipe, data: GraphDataModule, heads: Mapping[str,
                     f"tasks.{name}: data '{dataset}': {int((axes != _ALL_AXES).sum())} structures with 'stress' are "
                     "not periodic in all three directions; allowed: stress of such as are, or the data set without it"
                 )
-            if task.property in ("dipole", "born_charges") and from_charges and bool((axes != 0).any()):
+            if task.property in from_charges and bool((axes != 0).any()):
                 problems.append(
                     f"tasks.{name}: data '{dataset}': {int((axes != 0).sum())} structures are periodic, where charges "
                     f"give no '{task.property}'; allowed: head: {{kind: tensor}}"
                 )
-    if recipe.model.electrostatics is not None:
-        problems += [
-            f"model.electrostatics: data '{dataset}' holds periodic structures; it sums over free molecules only; "
-            "allowed: null, or data sets of molecules"
-            for dataset in data.dataset_names
-            if _is_periodic(data, dataset)
-        ]
     if problems:
         raise InputError(problems)
 
@@ -144,9 +148,38 @@ def _axes_of_labelled(data: GraphDataModule, dataset: str, prop: str) -> Int[np.
     return np.concatenate([axes[labelled_rows(data, dataset, split, prop)] for split in data.splits(dataset)])
 
 
-def _is_periodic(data: GraphDataModule, dataset: str) -> bool:
-    axes = data.stores[dataset].periodic_axes()
-    return any(bool(axes[data.graphs(dataset, split).rows].any()) for split in data.splits(dataset))
+def check_sizes(data: GraphDataModule, heads: Mapping[str, HeadConfig]) -> None:
+    """Refuse structures that are too large for a dense solve of their charges.
+
+    Raises:
+        InputError: Each data set with such structures.
+    """
+    problems = []
+    for name, head in heads.items():
+        if not isinstance(head, ChargesConfig) or not isinstance(head.model, EquilibrationConfig):
+            continue
+        for dataset in data.dataset_names:
+            largest = max(int(data.graphs(dataset, split).num_atoms.max()) for split in data.splits(dataset))
+            if largest > head.model.max_atoms:
+                problems.append(
+                    f"head '{name}': charge model 'qeq' solves for structures of up to {head.model.max_atoms} atoms "
+                    f"(max_atoms), data '{dataset}' has one of {largest}; allowed: charge model 'redistributed', a "
+                    "larger limit (memory grows as its square, time as its cube), or data without these structures"
+                )
+    if problems:
+        raise InputError(problems)
+
+
+def charged_cells_in(data: GraphDataModule) -> dict[str, int]:
+    """Data set -> how many of its structures repeat in all three directions and carry a net charge."""
+    found = {}
+    for dataset in data.dataset_names:
+        store = data.stores[dataset]
+        rows = np.concatenate([data.graphs(dataset, split).rows for split in data.splits(dataset)])
+        charged = (store.periodic_axes()[rows] == _ALL_AXES) & (store.total_charges()[rows] != 0)
+        if bool(charged.any()):
+            found[dataset] = int(charged.sum())
+    return found
 
 
 def validation_of(recipe: Recipe, data: GraphDataModule) -> Validation:

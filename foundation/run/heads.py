@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from foundation.electrostatics.charges import RedistributedConfig
 from foundation.errors import InputError
 from foundation.heads import HeadConfig, check_head, default_head
 from foundation.heads.atom_classification import AtomClassificationConfig
+from foundation.heads.charges import ChargesConfig
 from foundation.heads.invariant import InvariantConfig
 from foundation.heads.pseudoscalar import PseudoscalarConfig
 from foundation.heads.tensor import TensorConfig
 from foundation.properties import get_property
-from foundation.recipe import TaskConfig
+from foundation.recipe import ModelSection, TaskConfig
 from foundation.training.objectives import DenoisingConfig, MaskedAtomsConfig, ObjectiveConfig
 
-__all__ = ["heads_for"]
+__all__ = ["heads_for", "with_charges"]
+
+OF_CHARGES = ("dipole", "partial_charges", "born_charges")
+"""Labels that tell charges."""
 
 
 def heads_for(tasks: Mapping[str, TaskConfig], objectives: Mapping[str, ObjectiveConfig]) -> dict[str, HeadConfig]:
@@ -49,6 +54,41 @@ def heads_for(tasks: Mapping[str, TaskConfig], objectives: Mapping[str, Objectiv
             head = default_head(prop)
             heads[_name(head)] = head
     return heads
+
+
+def with_charges(heads: Mapping[str, HeadConfig], model: ModelSection) -> dict[str, HeadConfig]:
+    """The heads, and one for charges where electrostatics is to find them without labels.
+
+    Args:
+        heads: Of tasks and objectives.
+        model: The recipe's section.
+
+    Raises:
+        InputError: Nothing tells the charges, and the recipe does not say that they shall be latent; or it says so
+            although a task tells them; or a head of charges that nothing asks for.
+    """
+    labelled = any("partial_charges" in head.predicts and head.kind == "charges" for head in heads.values())
+    electrostatics = model.electrostatics
+    latent = electrostatics is not None and electrostatics.latent
+    if model.charges is not None and (labelled or not latent):
+        raise InputError(
+            "model.charges: the head of charges that no task tells; allowed with model.electrostatics: {latent: true} and "
+            f"without a task on {', '.join(OF_CHARGES)}; a task's own head stands under tasks.NAME.head"
+        )
+    if electrostatics is None or (labelled and not latent):
+        return dict(heads)
+    if labelled:
+        raise InputError(
+            "model.electrostatics.latent: got true, but a task has labels that tell the charges; allowed: false"
+        )
+    if not latent:
+        raise InputError(
+            f"model.electrostatics: no task on {', '.join(OF_CHARGES)} with a head of kind 'charges' tells the charges; "
+            "allowed: such a task, or latent: true, which learns them from energies and forces alone (a published method "
+            "under a pending patent: see docs/electrostatics.md)"
+        )
+    charges = ChargesConfig(model=RedistributedConfig(start="electronegativity"))
+    return {**heads, "charges": charges if model.charges is None else model.charges}
 
 
 def _property_of(objective: ObjectiveConfig) -> str:

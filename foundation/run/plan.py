@@ -23,12 +23,13 @@ from foundation.run.checks import (
     Validation,
     check_periodicity,
     check_references,
+    check_sizes,
     elements_in,
     labelled_rows,
     learnt,
     validation_of,
 )
-from foundation.run.heads import heads_for
+from foundation.run.heads import heads_for, with_charges
 from foundation.scaling import ScalingTable, fit_scaling
 from foundation.training.module import FoundationModule
 from foundation.training.objectives import SupervisedConfig, build_objectives
@@ -134,8 +135,9 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
     Raises:
         InputError: A head, element or initialisation that does not fit; labels that the model could not give.
     """
-    heads = heads_for(recipe.tasks, recipe.objectives)
+    heads = with_charges(heads_for(recipe.tasks, recipe.objectives), recipe.model)
     check_periodicity(recipe, data, heads)
+    check_sizes(data, heads)
     validation = validation_of(recipe, data)
     config = ModelConfig(
         backbone=recipe.model.backbone,
@@ -143,6 +145,8 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         elements=_elements(recipe, data),
         levels=data.levels,
         electrostatics=recipe.model.electrostatics,
+        repulsion=recipe.model.repulsion,
+        dispersion=recipe.model.dispersion,
     )
     torch.manual_seed(recipe.seed)
     model = FoundationModel(config)

@@ -23,7 +23,7 @@ from foundation.errors import InputError
 from foundation.properties import get_property
 from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
 from foundation.report import write_report
-from foundation.run.checks import check_references, learnt
+from foundation.run.checks import charged_cells_in, check_references, learnt
 from foundation.run.csv_log import CsvLog, RewindLog
 from foundation.run.directory import RunDirectory
 from foundation.run.ending import CutCheckpoint, LastValidation, ending_of
@@ -171,6 +171,11 @@ def describe(plan: Plan) -> str:
         f"model: {trainable:,} trainable of {parameters:,} parameters, cutoff {plan.model.cutoff:g} Å, "
         f"{plan.scaling.mean_neighbors:.1f} neighbours on average, heads: {', '.join(plan.model.config.heads)}"
     )
+    if plan.model.electrostatics is not None:
+        lines += [
+            f"electrostatics: {count} cells of data {name} carry a net charge: a uniform background neutralises it"
+            for name, count in charged_cells_in(plan.data).items()
+        ]
     lines += _describe_validation(plan)
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from foundation import testing
 from foundation.backbones import BackboneConfig, EquivariantConfig, VisnetConfig, build_backbone
 from foundation.data.graph import AtomGraph, build_graph, collate
 from foundation.data.neighbors import with_neighbors
-from foundation.electrostatics import CoulombConfig
+from foundation.electrostatics import ElectrostaticsConfig
 from foundation.heads import default_head
 from foundation.heads.tensor import TensorConfig
 from foundation.model import FoundationModel, ModelConfig
@@ -99,7 +99,7 @@ def build_model(backbone: BackboneConfig, *, electrostatics: bool = False) -> Fo
         heads=heads,
         elements=(1, 6, 7, 8, 29),
         levels=("first", "second"),
-        electrostatics=CoulombConfig() if electrostatics else None,
+        electrostatics=ElectrostaticsConfig() if electrostatics else None,
     )
     model = FoundationModel(config)
     for parameter in model.parameters():

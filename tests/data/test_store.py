@@ -71,7 +71,7 @@ def assert_same(store: Store, index: int, source: Record) -> None:
         structure_index=index,
     )
     for name in [*FIELDS, "graph_index", "num_atoms_per_graph"]:
-        if FIELDS.get(name) and FIELDS[name].level == "edge":
+        if FIELDS.get(name) and (FIELDS[name].level == "edge" or FIELDS[name].optional):
             continue
         got, wanted = graph[name], expected[name]
         assert got.dtype == wanted.dtype, name

@@ -1,0 +1,79 @@
+"""Charges read from features; what they miss of the total charge is shared out by a learnt softness."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from foundation.config import Config
+from foundation.data.graph import MAXIMUM_ATOMIC_NUMBER, AtomGraph
+from foundation.electrostatics.charges.distribution import ChargeModel, Distribution
+from foundation.electrostatics.charges.electronegativity import pauling_electronegativities
+from foundation.electrostatics.sources import Sources
+from foundation.nn.features import FeatureLayout, Features
+from foundation.nn.gather import take_rows
+from foundation.nn.readout import GatedReadout, Perceptron, sum_atoms
+
+__all__ = ["Redistributed", "RedistributedConfig", "redistribute"]
+
+CHARGE_PER_ELECTRONEGATIVITY = 0.3
+"""e for each unit of Pauling's scale: water then starts near 0.12 e on each hydrogen atom, NaCl near 0.33 e."""
+MINIMUM_SOFTNESS = 1e-3
+
+
+class RedistributedConfig(Config):
+    """Charges q = q̃ + f (Q - Σq̃) / Σf, with q̃ and f > 0 read from the features of each atom.
+
+    Attributes:
+        start: What q̃ is before anything is learnt: `zero`, or `electronegativity`, by the element. Charges that are
+            learnt from energies alone cannot start from zero, where an energy quadratic in them has no slope.
+    """
+
+    kind: Literal["redistributed"] = "redistributed"
+    start: Literal["zero", "electronegativity"] = "zero"
+
+
+class Redistributed(ChargeModel):
+    """Charges and atomic dipoles from features alone: the cheapest model, of any size of structure."""
+
+    begin: Float[Tensor, " numbers"]
+
+    def __init__(
+        self, config: RedistributedConfig, layout: FeatureLayout, *, hidden: int, atomic_dipoles: bool
+    ) -> None:
+        super().__init__()
+        self.charge = Perceptron(layout.natural_channels, hidden, 2)
+        self.moment = GatedReadout(layout, degree=1, parity=-1, hidden=hidden) if atomic_dipoles else None
+        begin = torch.zeros(MAXIMUM_ATOMIC_NUMBER + 1, dtype=torch.float64)
+        if config.start == "electronegativity":
+            electronegativity = pauling_electronegativities(MAXIMUM_ATOMIC_NUMBER + 1)
+            begin = CHARGE_PER_ELECTRONEGATIVITY * (electronegativity[1] - electronegativity)
+        self.register_buffer("begin", begin, persistent=False)
+
+    def forward(self, features: Features, graph: AtomGraph, *, with_polarizability: bool = False) -> Distribution:
+        assert not with_polarizability, "charges read from features do not respond to a field"
+        raw = self.charge(features.scalars).double()
+        softness = nn.functional.softplus(raw[:, 1]) + MINIMUM_SOFTNESS
+        charges = redistribute(raw[:, 0] + take_rows(self.begin.double(), graph.atomic_numbers), softness, graph)
+        dipoles = None if self.moment is None else self.moment(features).double()
+        return Distribution(Sources(charges, dipoles))
+
+
+def redistribute(
+    charges: Float[Tensor, " atoms"],
+    softness: Float[Tensor, " atoms"],
+    graph: AtomGraph,
+) -> Float[Tensor, " atoms"]:
+    """q = q̃ + f (Q - Σq̃) / Σf: charges that sum to the total charge of each graph.
+
+    Args:
+        charges: q̃, e.
+        softness: f > 0.
+        graph: Their atoms.
+    """
+    missing = graph.total_charge.to(charges.dtype) - sum_atoms(charges, graph.graph_index, graph.num_graphs)
+    weight = sum_atoms(softness, graph.graph_index, graph.num_graphs)
+    return charges + softness * take_rows(missing / weight, graph.graph_index)
