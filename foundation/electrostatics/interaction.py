@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.electrostatics.dense import interaction_matrix
+from foundation.electrostatics.lattice import periodic_groups, reciprocal_box
 from foundation.electrostatics.pairs import pair_energies, pair_potential
+from foundation.electrostatics.radial import PairLaw
+from foundation.electrostatics.reciprocal import reciprocal_energies, reciprocal_potential
 from foundation.electrostatics.sources import Potential, Sources
-from foundation.errors import InputError
+from foundation.nn.gather import add_rows
 from foundation.units import COULOMB_CONSTANT
 
 
@@ -28,6 +31,15 @@ class InteractionConfig(Config):
     screening_length: float | None = Field(None, gt=0)
     mesh_above: int = Field(1000, ge=0)
 
+    @model_validator(mode="after")
+    def _screening_not_too_short(self) -> InteractionConfig:
+        if self.screening_length is not None and self.screening_length < self.smearing / 3:
+            raise ValueError(
+                f"screening_length {self.screening_length} Å is below a third of smearing ({self.smearing} Å): nothing "
+                "but the Gaussians' overlap would be left; allowed: at least smearing / 3"
+            )
+        return self
+
 
 class Interaction(nn.Module):
     """The interaction of Gaussian charges and dipoles in free molecules, wires, slabs and crystals. No weights.
@@ -40,23 +52,32 @@ class Interaction(nn.Module):
     def __init__(self, config: InteractionConfig) -> None:
         super().__init__()
         self.config = config
-        self.smearing = config.smearing
-        self.inverse_screening = 0.0 if config.screening_length is None else 1 / config.screening_length
+        screening = 0.0 if config.screening_length is None else 1 / config.screening_length
+        self.law = PairLaw(config.smearing, screening)
 
     def potential(self, sources: Sources, graph: AtomGraph) -> Potential:
         """Potential (V) and field (V/Å) on every atom, of all other atoms and all periodic images."""
         sources = _double(sources)
-        free = self._free(graph)
-        found = pair_potential(sources, graph, free, smearing=self.smearing, inverse_screening=self.inverse_screening)
-        return Potential(COULOMB_CONSTANT * found.values, COULOMB_CONSTANT * found.field)
+        repeats = graph.pbc.any(dim=1)
+        found = pair_potential(sources, graph, ~repeats, self.law)
+        values, field = found.values, found.field
+        for group in periodic_groups(graph, repeats):
+            box = reciprocal_box(graph, group, self.law)
+            group_values, group_field = reciprocal_potential(sources, box, self.law)
+            values = values + box.slots.scatter(group_values, num_atoms=len(values))
+            field = field + box.slots.scatter(group_field, num_atoms=len(values))
+        return Potential(COULOMB_CONSTANT * values, COULOMB_CONSTANT * field)
 
     def energy(self, sources: Sources, graph: AtomGraph) -> Float[Tensor, " graphs"]:
         """½ Σ (q φ − μ·E) of each graph, eV."""
         sources = _double(sources)
-        free = self._free(graph)
-        return COULOMB_CONSTANT * pair_energies(
-            sources, graph, free, smearing=self.smearing, inverse_screening=self.inverse_screening
-        )
+        repeats = graph.pbc.any(dim=1)
+        energies = pair_energies(sources, graph, ~repeats, self.law)
+        for group in periodic_groups(graph, repeats):
+            box = reciprocal_box(graph, group, self.law)
+            group_energies = reciprocal_energies(sources, box, self.law)
+            energies = energies + add_rows(group_energies, group.graphs, size=graph.num_graphs)
+        return COULOMB_CONSTANT * energies
 
     def matrix(self, graph: AtomGraph, *, with_dipoles: bool) -> Float[Tensor, "graphs rows rows"]:
         """The symmetric matrix A of each graph for which the energy is ½ xᵀ A x.
@@ -70,19 +91,7 @@ class Interaction(nn.Module):
             eV/e², eV/(e²·Å), eV/(e²·Å²). Rows and columns beyond a structure's atoms are zero; an atom's interaction
             with itself is left out, that with its own images is not.
         """
-        self._free(graph)
-        return COULOMB_CONSTANT * interaction_matrix(
-            graph,
-            with_dipoles=with_dipoles,
-            smearing=self.smearing,
-            inverse_screening=self.inverse_screening,
-        )
-
-    def _free(self, graph: AtomGraph) -> Bool[Tensor, " graphs"]:
-        free = ~graph.pbc.any(dim=1)
-        if not bool(free.all()):
-            raise InputError("electrostatics: got a periodic structure; allowed so far: free molecules")
-        return free
+        return COULOMB_CONSTANT * interaction_matrix(graph, self.law, with_dipoles=with_dipoles)
 
 
 def _double(sources: Sources) -> Sources:

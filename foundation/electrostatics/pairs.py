@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foundation.data.graph import AtomGraph
-from foundation.electrostatics.radial import radial_functions
+from foundation.electrostatics.radial import PairLaw, radial_functions
 from foundation.electrostatics.sources import Potential, Sources
 from foundation.nn.gather import add_rows, take_rows
 from foundation.nn.readout import sum_atoms
@@ -30,20 +30,13 @@ def atom_pairs(
 
 
 def pair_energies(
-    sources: Sources,
-    graph: AtomGraph,
-    chosen: Bool[Tensor, " graphs"],
-    *,
-    smearing: float,
-    inverse_screening: float,
+    sources: Sources, graph: AtomGraph, chosen: Bool[Tensor, " graphs"], law: PairLaw
 ) -> Float[Tensor, " graphs"]:
     """Energy of each chosen graph without its periodic images, zero for the others, e²/Å."""
     first, second = atom_pairs(graph.num_atoms_per_graph, chosen)
     vectors = take_rows(graph.positions, first) - take_rows(graph.positions, second)
     orders = 1 if sources.dipoles is None else 3
-    functions = radial_functions(
-        vectors.square().sum(1), smearing=smearing, inverse_screening=inverse_screening, orders=orders
-    )
+    functions = radial_functions(vectors.square().sum(1), law, orders=orders)
     charge_a, charge_b = take_rows(sources.charges, first), take_rows(sources.charges, second)
     energies = charge_a * charge_b * functions[0]
     if sources.dipoles is not None:
@@ -54,22 +47,14 @@ def pair_energies(
     return sum_atoms(energies, take_rows(graph.graph_index, first), graph.num_graphs)
 
 
-def pair_potential(
-    sources: Sources,
-    graph: AtomGraph,
-    chosen: Bool[Tensor, " graphs"],
-    *,
-    smearing: float,
-    inverse_screening: float,
-) -> Potential:
+def pair_potential(sources: Sources, graph: AtomGraph, chosen: Bool[Tensor, " graphs"], law: PairLaw) -> Potential:
     """Potential and field on the atoms of the chosen graphs without their images, zero on the others; e/Å, e/Å²."""
     first, second = atom_pairs(graph.num_atoms_per_graph, chosen)
     receivers, senders = torch.cat([first, second]), torch.cat([second, first])
     half = take_rows(graph.positions, first) - take_rows(graph.positions, second)
     functions = radial_functions(
         half.square().sum(1),
-        smearing=smearing,
-        inverse_screening=inverse_screening,
+        law,
         orders=2 if sources.dipoles is None else 3,
     )
     functions, vectors = torch.cat([functions, functions], dim=1), torch.cat([half, -half])

@@ -10,6 +10,7 @@ Source: Smith, CCP5 Newsletter 46, 18 (1998), for erf; the recursion for the scr
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +23,21 @@ SERIES_TERMS = 22
 """1.5²² / 22! is 7e-18."""
 
 
+@dataclass(frozen=True)
+class PairLaw:
+    """How two Gaussians act on each other.
+
+    Attributes:
+        smearing: σ, the width of either, Å.
+        inverse_screening: κ, 1/Å; zero for Coulomb.
+    """
+
+    smearing: float
+    inverse_screening: float
+
+
 def radial_functions(
-    squared_distances: Float[Tensor, "*shape"], *, smearing: float, inverse_screening: float, orders: int
+    squared_distances: Float[Tensor, "*shape"], law: PairLaw, *, orders: int
 ) -> Float[Tensor, "orders *shape"]:
     """B₀ … B_{orders−1} of two Gaussians, differentiable any number of times.
 
@@ -32,22 +46,21 @@ def radial_functions(
 
     Args:
         squared_distances: r², Å²; zero is allowed.
-        smearing: σ, Å.
-        inverse_screening: κ, 1/Å; zero for Coulomb.
+        law: σ and κ.
         orders: How many.
 
     Returns:
         B_n in Å^−(2n+1), without the Coulomb constant.
     """
-    return _radial(squared_distances, smearing, inverse_screening, orders)
+    return _radial(squared_distances, law.smearing, law.inverse_screening, orders)
 
 
-def radial_at_zero(*, smearing: float, inverse_screening: float, orders: int) -> list[float]:
+def radial_at_zero(law: PairLaw, *, orders: int) -> list[float]:
     """B₀ … at r = 0: what a Gaussian's charge and dipole feel of themselves.
 
     From r² B_{n+1} = (2n+1) B_n + κ² B_{n−1} − g_n (see `_by_recursion`) at r = 0.
     """
-    kappa = inverse_screening
+    smearing, kappa = law.smearing, law.inverse_screening
     gaussian = 1 / (math.sqrt(math.pi) * smearing)
     values = [gaussian - kappa * math.exp((kappa * smearing) ** 2) * math.erfc(kappa * smearing)]
     for order in range(1, orders):
@@ -90,8 +103,8 @@ _radial.register_autograd(_backward, setup_context=_keep)
 
 
 def _by_series(squared: Tensor, smearing: float, inverse_screening: float, orders: int) -> Tensor:
-    """Taylor series in r²: B_n = Σ_m (−r²/2)^m / m! B_{n+m}(0) for the two highest orders, the others from these."""
-    at_zero = radial_at_zero(smearing=smearing, inverse_screening=inverse_screening, orders=orders + SERIES_TERMS + 1)
+    """Taylor series in r²: B_n = Σ_m (−r²/2)^m / m! B_{n+m}(0)."""
+    at_zero = radial_at_zero(PairLaw(smearing, inverse_screening), orders=orders + SERIES_TERMS + 1)
     half = -0.5 * squared
     rows = []
     for order in range(orders):
