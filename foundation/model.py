@@ -25,9 +25,11 @@ from foundation.derive import (
 )
 from foundation.electrostatics import ElectrostaticsConfig, Interaction
 from foundation.electrostatics.charges import Distribution, field_energy
+from foundation.electrostatics.feedback import FieldFeedback
 from foundation.errors import InputError
 from foundation.heads import HeadConfig, build_head, predictable
 from foundation.heads.charges import ChargesHead
+from foundation.nn.features import Features
 from foundation.nn.linear import calibrated
 from foundation.physics import D3Dispersion, DispersionConfig, ZBLConfig, ZBLRepulsion
 from foundation.properties import PROPERTIES
@@ -99,6 +101,10 @@ class FoundationModel(nn.Module):
                 for name, head in config.heads.items()
             }
         )
+        self.feedback = nn.ModuleList()
+        if config.electrostatics is not None and config.electrostatics.feedback is not None:
+            rounds = config.electrostatics.feedback
+            self.feedback.extend(FieldFeedback(rounds, self.backbone.layout) for _ in range(rounds.rounds))
         self.properties = predictable(config.heads)
         self._head_of = _head_of_property(config)
         self.scaling = Scaling(self.properties, num_levels=len(config.levels), physical=self._physical())
@@ -123,8 +129,8 @@ class FoundationModel(nn.Module):
         ]
         if self.electrostatics is not None and self.head_kind("partial_charges") != "charges":
             problems.append(
-                "model.electrostatics: it needs charges that keep the total charge, and no head of kind 'charges' gives "
-                f"any; heads: {', '.join(head.kind for head in self.config.heads.values())}"
+                "model.electrostatics: it needs charges that keep the total charge, and no head of kind 'charges' "
+                f"gives any; heads: {', '.join(head.kind for head in self.config.heads.values())}"
             )
         if problems:
             raise InputError(problems)
@@ -133,6 +139,11 @@ class FoundationModel(nn.Module):
     def num_parameters(self) -> int:
         """Trainable and frozen parameters together."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def has_electrostatics(self) -> bool:
+        """Whether its charges interact, with each other and with an external field."""
+        return self.electrostatics is not None
 
     def head_kind(self, property_name: str) -> str | None:
         """The kind of head that gives a property directly, or None."""
@@ -237,6 +248,7 @@ class FoundationModel(nn.Module):
         needed = asked | {"partial_charges"} if self.electrostatics is not None and "energy" in asked else asked
         heads = [self.heads[name] for name in sorted({self._head_of[name] for name in needed})]
         features = self.backbone(graph, with_pseudo=any(head.reads_pseudo for head in heads))
+        features = self._with_feedback(features, graph)
         outputs: dict[str, Tensor] = {}
         distribution = None
         for head in heads:
@@ -251,6 +263,22 @@ class FoundationModel(nn.Module):
         if "energy" in asked:
             outputs["energy"] = self._with_energy_terms(outputs["energy"], distribution, graph)
         return {name: outputs[name] for name in sorted(asked)}, distribution
+
+    def _with_feedback(self, features: Features, graph: AtomGraph) -> Features:
+        """Features that have answered to the field of the charges read from them."""
+        if not self.feedback:
+            return features
+        assert self.electrostatics is not None, "feedback is part of electrostatics"
+        head = self.heads[self._head_of["partial_charges"]]
+        assert isinstance(head, ChargesHead), "checked when the model was made"
+        # In an external field the energy has to stay -F·P of charges that do not know the field, or the smallest of a
+        # functional that is linear in it: features must not depend on it.
+        unperturbed = copy.copy(graph)
+        unperturbed.external_field = torch.zeros_like(graph.external_field)
+        for feedback in self.feedback:
+            sources = head.distribute(features, unperturbed, with_polarizability=False).sources
+            features = feedback(features, self.electrostatics.potential(sources, unperturbed))
+        return features
 
     def _with_energy_terms(
         self, energy: Float[Tensor, " graphs"], distribution: Distribution | None, graph: AtomGraph
