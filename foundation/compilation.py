@@ -22,6 +22,7 @@ from foundation.data.graph import AtomGraph
 from foundation.derive import DERIVED, Deformation, deformed, undeformed
 from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
+from foundation.physics import D3Dispersion
 from foundation.scaling import Scaling
 
 __all__ = ["CompileConfig", "CompiledModel", "Forward"]
@@ -123,6 +124,16 @@ class CompiledModel:
     def scaling(self) -> Scaling:
         """Reference energies and scales."""
         return self.model.scaling
+
+    @property
+    def dispersion(self) -> D3Dispersion | None:
+        """What its labels lack."""
+        return self.model.dispersion
+
+    @property
+    def has_electrostatics(self) -> bool:
+        """Whether its charges interact."""
+        return self.model.has_electrostatics
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The model's weights."""

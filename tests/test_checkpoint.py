@@ -226,7 +226,7 @@ def test_unnamed_new_and_left_over_tensors_are_refused(make_model: MakeModel) ->
     with pytest.raises(InputError) as caught:
         initialise_from(model, source)
     text = str(caught.value)
-    assert "'heads.charges.charge.outer.weight' is new" in text
+    assert "'heads.charges.model.charge.outer.weight' is new" in text
     assert "'heads.noise.readout.direct' of the source has no place" in text
     assert all(torch.equal(before[k].nan_to_num(), v.nan_to_num()) for k, v in model.state_dict().items())
 
@@ -237,10 +237,10 @@ def test_named_tensors_start_afresh_and_the_rest_is_carried_over(
 ) -> None:
     source = make_model({**ENERGY, "noise": {"kind": "denoising"}}, seed=1)
     model = make_model(ENERGY_AND_CHARGES, seed=2)
-    fresh = model.state_dict()["heads.charges.charge.outer.weight"].clone()
+    fresh = model.state_dict()["heads.charges.model.charge.outer.weight"].clone()
     report = initialise_from(model, source, **patterns)
-    assert torch.equal(model.state_dict()["heads.charges.charge.outer.weight"], fresh)
-    assert "heads.charges.charge.outer.weight" in report.new
+    assert torch.equal(model.state_dict()["heads.charges.model.charge.outer.weight"], fresh)
+    assert "heads.charges.model.charge.outer.weight" in report.new
     assert "heads.noise.readout.direct" in report.skipped
     assert torch.equal(model.backbone.conditioning.element, source.backbone.conditioning.element)
     checked = {one.property for one in report.parity}
@@ -250,7 +250,7 @@ def test_named_tensors_start_afresh_and_the_rest_is_carried_over(
         assert not checked
         assert "starts afresh" in report.unchecked["energy"]
     assert set(report.unchecked) == model.properties - checked
-    assert "heads.charges.charge.outer.weight" in report.describe()
+    assert "heads.charges.model.charge.outer.weight" in report.describe()
     json.dumps(report.to_dict(), allow_nan=False)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -47,6 +48,8 @@ class FoundationCalculator(Calculator):
         level: Level of theory; needed where the model knows several.
         charge: Total charge, e; None reads `atoms.info`.
         spin: Multiplicity 2S+1; None reads `atoms.info`.
+        electric_field: `(x, y, z)`, uniform, V/Å; its energy -F·P has positions from the origin of coordinates. Needs a
+            model with electrostatics, and structures that do not repeat along it.
         dtype: Precision of the network. `float64` costs about twice as much and is for phonons, tight relaxations and
             tests of energy conservation.
         device: Where to compute.
@@ -54,8 +57,8 @@ class FoundationCalculator(Calculator):
             reproduces the eager energies and forces.
 
     Raises:
-        InputError: No such model or device, an unknown or unchosen level, or a model without any property that ASE
-            knows.
+        InputError: No such model or device, an unknown or unchosen level, a field for a model without electrostatics,
+            or a model without any property that ASE knows.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class FoundationCalculator(Calculator):
         level: str | None = None,
         charge: int | float | None = None,
         spin: int | None = None,
+        electric_field: Sequence[float] | None = None,
         dtype: Literal["float32", "float64"] = "float32",
         device: str | torch.device = "cpu",
         compile: bool = False,
@@ -81,6 +85,7 @@ class FoundationCalculator(Calculator):
         self.level = self.model.config.levels[choose_level(self.model, level)]
         self.charge = charge
         self.spin = spin
+        self.electric_field = _checked_field(electric_field, self.model)
         self.implemented_properties = [name for name, ours in _ASE_NAMES.items() if ours in self.model.properties]
         if not self.implemented_properties:
             raise InputError(
@@ -98,11 +103,19 @@ class FoundationCalculator(Calculator):
 
         Raises:
             InputError: Charge or spin is not stated, an element was never seen, atoms lie on top of each other, or
-                stress is asked of a structure that is not periodic in three directions.
+                stress is asked of a structure that is not periodic in three directions, or the structure repeats along
+                the field.
         """
         super().calculate(atoms, list(properties), list(system_changes))
         assert isinstance(self.atoms, Atoms)
-        structure = from_atoms(self.atoms, name="atoms", where="atoms", charge=self.charge, spin=self.spin)
+        structure = from_atoms(
+            self.atoms,
+            name="atoms",
+            where="atoms",
+            charge=self.charge,
+            spin=self.spin,
+            external_field=self.electric_field,
+        )
         wanted = {_ASE_NAMES[name] for name in properties} | _ALWAYS
         if not structure.pbc.any():
             wanted |= _CHEAP_FOR_MOLECULES
@@ -118,6 +131,17 @@ class FoundationCalculator(Calculator):
         if isinstance(self.atoms, Atoms) and _stated(self.atoms) != _stated(atoms):
             changes.append("info")
         return changes
+
+
+def _checked_field(field: Sequence[float] | None, model: FoundationModel) -> np.ndarray | None:
+    if field is None:
+        return None
+    if not model.has_electrostatics:
+        raise InputError("electric_field: the model has no electrostatics for a field to act on; allowed: None")
+    array = np.asarray(field, dtype=np.float64)
+    if array.shape != (3,) or not np.isfinite(array).all():
+        raise InputError(f"electric_field: got {field!r}; allowed: three finite numbers, V/Å")
+    return array
 
 
 def _stated(atoms: Atoms) -> dict[str, Any]:

@@ -5,12 +5,17 @@ Checked wherever a structure comes from a user: in the readers' converter and wh
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Int
 from numpy import ndarray
 
 from foundation.errors import InputError
 
 __all__ = ["check_electrons"]
+
+WHOLE = 1e-6
+"""e; by how much a charge may miss a whole number for rounding in a file."""
 
 
 def check_electrons(
@@ -25,7 +30,8 @@ def check_electrons(
     """Refuse a charge and a multiplicity that no number of electrons can have.
 
     The parity is that of free molecules: a periodic cell is an average over many, and crystals with an odd number of
-    electrons in the cell are commonly computed without spin. A charge that is no whole number of e has no parity.
+    electrons in the cell are commonly computed without spin. For the same reason the charge of a cell may be a fraction
+    of e, as of a doped crystal; that of a molecule may not, as it has a whole number of electrons.
 
     Args:
         atomic_numbers: Of all atoms of the structure.
@@ -36,7 +42,8 @@ def check_electrons(
         where: What to call the structure in an error.
 
     Raises:
-        InputError: The charge takes more electrons than there are, or the multiplicity does not fit the electrons.
+        InputError: The charge of a molecule is no whole number of e, the charge takes more electrons than there are, or
+            the multiplicity does not fit the electrons.
     """
     if atomic_numbers.min() < 1:
         return  # a dummy atom, which is refused where elements are checked
@@ -47,9 +54,15 @@ def check_electrons(
             f"{where}: total charge {total_charge:g}, but the atoms have only {protons} electrons; allowed: at most "
             f"{protons}"
         )
+    if not periodic and abs(electrons - round(electrons)) > WHOLE:
+        raise InputError(
+            f"{where}: total charge {total_charge:g} is not an integer; a molecule has a whole number of electrons; "
+            f"allowed: {math.floor(total_charge)} or {math.ceil(total_charge)} (only a periodic cell, an average over "
+            "many, may carry a fraction)"
+        )
     unpaired = spin_multiplicity - 1
     odd = round(electrons) % 2
-    paired_off = periodic or electrons != round(electrons) or unpaired % 2 == odd
+    paired_off = periodic or unpaired % 2 == odd
     if unpaired <= electrons and paired_off:
         return
     allowed = range(1 + odd, min(round(electrons) + 1, 6 + odd) + 1, 2)

@@ -15,6 +15,8 @@ from torch import Tensor
 from foundation.data.graph import AtomGraph, collate
 from foundation.data.neighbors import with_neighbors
 from foundation.errors import InputError
+from foundation.physics import D3Dispersion
+from foundation.predict.additions import add_dispersion, say_background
 from foundation.predict.structures import Structure
 from foundation.properties import PROPERTIES, get_property
 from foundation.scaling import Scaling, has_references
@@ -30,7 +32,7 @@ derivatives."""
 _OF_A_CELL = frozenset({"stress"})
 _OF_A_MOLECULE = frozenset({"handedness", "site_of_metabolism"})
 """Mean nothing for a crystal; left out there unless asked for."""
-_OPEN_IN_A_CELL = frozenset({"dipole", "quadrupole", "born_charges"})
+_OPEN_IN_A_CELL = frozenset({"dipole", "quadrupole", "polarizability"})
 """Some heads cannot define them in a periodic cell and give NaN; they are left out there unless asked for."""
 
 Values = dict[str, np.ndarray]
@@ -73,6 +75,16 @@ class Predictor(Protocol):
     @property
     def scaling(self) -> Scaling:
         """Reference energies, level by level."""
+        ...
+
+    @property
+    def dispersion(self) -> D3Dispersion | None:
+        """What its labels lack."""
+        ...
+
+    @property
+    def has_electrostatics(self) -> bool:
+        """Whether its charges interact, with each other and with an external field."""
         ...
 
     def parameters(self) -> Iterator[Tensor]:
@@ -190,8 +202,16 @@ def predict_structures(
             graphs.append(with_neighbors(structure.graph(level_index=level_index), model.cutoff, where=structure.where))
         except InputError as error:
             problems += error.problems
+    if not model.has_electrostatics:
+        problems += [
+            f"{structure.where}: an external field is stated; the model has no electrostatics for it to act on; "
+            "allowed: no field, or a model trained with model.electrostatics"
+            for structure in structures
+            if structure.external_field is not None and np.any(structure.external_field)
+        ]
     if problems:
         raise InputError(problems)
+    say_background(graphs, electrostatics=model.has_electrostatics, names=wanted)
     predictions = []
     for first, last in _batches(graphs):
         chosen = structures[first:last]
@@ -205,11 +225,11 @@ def predict_structures(
 
 
 def predict_batch(model: Predictor, batch: AtomGraph, *, properties: Collection[str]) -> list[Values]:
-    """Predict for a batch on the model's device; one dict a graph, classifications still logits."""
+    """Predict for a batch on the model's device; one dict a graph, dispersion added, classifications still logits."""
     device = next(iter(model.parameters())).device
     sizes = batch.num_atoms_per_graph.tolist()
     with torch.no_grad():
-        outputs = model(batch.to(device), properties=properties)
+        outputs = add_dispersion(model(batch.to(device), properties=properties), batch, model.dispersion)
     values: list[Values] = [{} for _ in sizes]
     for name, output in outputs.items():
         array = output.detach().double().cpu()

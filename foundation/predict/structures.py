@@ -47,6 +47,7 @@ class Structure:
         molecule: With all hydrogen atoms and this geometry, if its bonds are known.
         notes: What was done to it before predicting.
         where: What to call it in errors.
+        external_field: `[3]`, uniform, V/Å; None for none.
 
     Raises:
         InputError: No number of electrons has this charge and multiplicity.
@@ -63,6 +64,7 @@ class Structure:
     molecule: Chem.Mol | None
     notes: tuple[str, ...]
     where: str
+    external_field: Float[np.ndarray, " 3"] | None = None
 
     def __post_init__(self) -> None:
         """Check charge and spin, whether they were stated or told by the bonds."""
@@ -88,6 +90,7 @@ class Structure:
             cell=self.cell,
             pbc=self.pbc,
             level_index=level_index,
+            external_field=self.external_field,
             where=self.where,
         )
 
@@ -175,8 +178,9 @@ def from_atoms(
     where: str,
     charge: int | float | None = None,
     spin: int | None = None,
+    external_field: Float[np.ndarray, " 3"] | None = None,
 ) -> Structure:
-    """Take ASE atoms; charge and spin from the arguments or from `atoms.info`.
+    """Take ASE atoms; charge and spin from the arguments or from `atoms.info`, a field (V/Å) from the argument alone.
 
     Raises:
         InputError: Charge or spin is stated nowhere or contradictorily.
@@ -194,6 +198,7 @@ def from_atoms(
         molecule=None,
         notes=(),
         where=where,
+        external_field=external_field,
     )
 
 
