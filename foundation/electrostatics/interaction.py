@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.electrostatics.dense import interaction_matrix
-from foundation.electrostatics.lattice import periodic_groups, reciprocal_box
+from foundation.electrostatics.lattice import periodic_groups, reciprocal_box, single_groups
+from foundation.electrostatics.mesh import build_mesh, mesh_energy, mesh_potential
 from foundation.electrostatics.pairs import pair_energies, pair_potential
 from foundation.electrostatics.radial import PairLaw
 from foundation.electrostatics.reciprocal import reciprocal_energies, reciprocal_potential
@@ -24,12 +25,13 @@ class InteractionConfig(Config):
     Attributes:
         smearing: Width σ of the Gaussian of every charge and dipole, Å.
         screening_length: λ, Å: e^{−r/λ}/r (Yukawa) instead of 1/r, for metals; None for none.
-        mesh_above: Atoms of a periodic structure above which its sum goes over a mesh.
+        mesh_above: Atoms of a periodic structure above which its sum goes over a mesh. From where the mesh is faster,
+            see `foundation.electrostatics.mesh`; up to there structures are summed together, above one by one.
     """
 
     smearing: float = Field(1.0, gt=0)
     screening_length: float | None = Field(None, gt=0)
-    mesh_above: int = Field(1000, ge=0)
+    mesh_above: int = Field(300, ge=0)
 
     @model_validator(mode="after")
     def _screening_not_too_short(self) -> InteractionConfig:
@@ -58,25 +60,34 @@ class Interaction(nn.Module):
     def potential(self, sources: Sources, graph: AtomGraph) -> Potential:
         """Potential (V) and field (V/Å) on every atom, of all other atoms and all periodic images."""
         sources = _double(sources)
-        repeats = graph.pbc.any(dim=1)
+        repeats, large = self._boundaries(graph)
         found = pair_potential(sources, graph, ~repeats, self.law)
         values, field = found.values, found.field
-        for group in periodic_groups(graph, repeats):
+        for group in periodic_groups(graph, repeats & ~large):
             box = reciprocal_box(graph, group, self.law)
             group_values, group_field = reciprocal_potential(sources, box, self.law)
             values = values + box.slots.scatter(group_values, num_atoms=len(values))
             field = field + box.slots.scatter(group_field, num_atoms=len(values))
+        for group in single_groups(graph, large):
+            mesh = build_mesh(graph, group, self.law)
+            atoms = mesh.slots.atoms[0]
+            mesh_values, mesh_field = mesh_potential(sources, mesh, self.law)
+            values = values + add_rows(mesh_values, atoms, size=len(values))
+            field = field + add_rows(mesh_field, atoms, size=len(values))
         return Potential(COULOMB_CONSTANT * values, COULOMB_CONSTANT * field)
 
     def energy(self, sources: Sources, graph: AtomGraph) -> Float[Tensor, " graphs"]:
         """½ Σ (q φ − μ·E) of each graph, eV."""
         sources = _double(sources)
-        repeats = graph.pbc.any(dim=1)
+        repeats, large = self._boundaries(graph)
         energies = pair_energies(sources, graph, ~repeats, self.law)
-        for group in periodic_groups(graph, repeats):
+        for group in periodic_groups(graph, repeats & ~large):
             box = reciprocal_box(graph, group, self.law)
             group_energies = reciprocal_energies(sources, box, self.law)
             energies = energies + add_rows(group_energies, group.graphs, size=graph.num_graphs)
+        for group in single_groups(graph, large):
+            mesh_energies = mesh_energy(sources, build_mesh(graph, group, self.law), self.law)[None]
+            energies = energies + add_rows(mesh_energies, group.graphs, size=graph.num_graphs)
         return COULOMB_CONSTANT * energies
 
     def matrix(self, graph: AtomGraph, *, with_dipoles: bool) -> Float[Tensor, "graphs rows rows"]:
@@ -92,6 +103,11 @@ class Interaction(nn.Module):
             with itself is left out, that with its own images is not.
         """
         return COULOMB_CONSTANT * interaction_matrix(graph, self.law, with_dipoles=with_dipoles)
+
+    def _boundaries(self, graph: AtomGraph) -> tuple[Bool[Tensor, " graphs"], Bool[Tensor, " graphs"]]:
+        """Which graphs repeat at all, and which of these are summed over a mesh."""
+        repeats = graph.pbc.any(dim=1)
+        return repeats, repeats & (graph.num_atoms_per_graph > self.config.mesh_above)
 
 
 def _double(sources: Sources) -> Sources:

@@ -73,6 +73,12 @@ def periodic_groups(graph: AtomGraph, chosen: Bool[Tensor, " graphs"]) -> list[P
     ]
 
 
+def single_groups(graph: AtomGraph, chosen: Bool[Tensor, " graphs"]) -> list[PeriodicGroup]:
+    """Each chosen structure alone."""
+    dimensions = graph.pbc.sum(1).tolist()
+    return [PeriodicGroup(dimensions[int(index)], index[None]) for index in torch.nonzero(chosen)[:, 0]]
+
+
 def completed_cells(
     graph: AtomGraph, group: PeriodicGroup, slots: Slots, positions: Float[Tensor, "group slots 3"], *, tail: float
 ) -> Float[Tensor, "group 3 3"]:
@@ -122,22 +128,44 @@ def reciprocal_box(graph: AtomGraph, group: PeriodicGroup, law: PairLaw, *, widt
         torch.arange(0 if axis == 0 else -size, size + 1, dtype=cell.dtype, device=cell.device)
         for axis, size in enumerate(ranges)
     )
+    n1, n2, n3 = orders
+    halves = torch.where(n1 > 0, 1.0, 0.5)[:, None, None]
+    weights = halves * energy_weights(cell, (n1, n2, n3), law, dimensions=group.dimensions)
+    return ReciprocalBox(slots, positions, reciprocal, (n1, n2, n3), weights)
+
+
+def energy_weights(
+    cell: Float[Tensor, "group 3 3"],
+    orders: tuple[Float[Tensor, " n1"], Float[Tensor, " n2"], Float[Tensor, " n3"]],
+    law: PairLaw,
+    *,
+    dimensions: int,
+) -> Float[Tensor, "group n1 n2 n3"]:
+    """Twice the weight of each k-vector in the energy, so that of a k-vector that stands for −k too; 1/Å.
+
+    Args:
+        cell: See `completed_cells`.
+        orders: Integers n of k = n₁b₁ + n₂b₂ + n₃b₃, each distinct.
+        law: σ and κ.
+        dimensions: In how many directions the structures repeat.
+    """
+    reciprocal = 2 * math.pi * torch.linalg.inv(cell).transpose(1, 2)
     n1, n2, n3 = orders[0][:, None, None], orders[1][:, None], orders[2]
     squared = _squared_norm(reciprocal, (n1, n2, n3))
-    if group.dimensions == 3:
+    if dimensions == 3:
         kernel = bulk_kernel(squared, inverse_screening=law.inverse_screening)
     else:
         half = cell[:, 2].square().sum(1).sqrt()[:, None, None, None] / 2
-        if group.dimensions == 2:
-            lateral = _squared_norm(reciprocal, (n1, n2, torch.zeros_like(n3)))
+        none = torch.zeros_like(n3[:1])
+        if dimensions == 2:
+            lateral = _squared_norm(reciprocal, (n1, n2, none))
             kernel = slab_kernel(lateral, n3, half_height=half, inverse_screening=law.inverse_screening)
         else:
-            axial = _squared_norm(reciprocal, (n1, torch.zeros_like(n2[:1]), torch.zeros_like(n3[:1]))).sqrt()
-            radial = _squared_norm(reciprocal, (torch.zeros_like(n1[:1]), n2, n3)).sqrt()
+            axial = _squared_norm(reciprocal, (n1, none[:, None], none)).sqrt()
+            radial = _squared_norm(reciprocal, (none[:, None, None], n2, n3)).sqrt()
             kernel = wire_kernel(axial, radial, radius=half, inverse_screening=law.inverse_screening)
     volume = torch.linalg.det(cell).abs()[:, None, None, None]
-    weights = kernel * gaussian_weights(squared, smearing=law.smearing) * torch.where(n1 > 0, 1.0, 0.5) / volume
-    return ReciprocalBox(slots, positions, reciprocal, (orders[0], orders[1], orders[2]), weights)
+    return kernel * gaussian_weights(squared, smearing=law.smearing) / volume
 
 
 def gaussian_weights(squared: Float[Tensor, "*shape"], *, smearing: float) -> Float[Tensor, "*shape"]:
