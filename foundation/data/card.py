@@ -49,6 +49,9 @@ __all__ = [
 
 Charge = float | NumberField | Literal["formal"]
 Spin = int | NumberField | Literal["formal"]
+Dispersion = Literal["included", "lacking", "unknown"]
+"""Whether energies, forces and stresses contain dispersion: by the method itself (coupled cluster, a functional with
+non-local correlation) or by a correction to it (D3, D4, MBD, TS, …)."""
 _KNOWN_PROPERTIES: JsonDict = {"propertyNames": {"enum": [*sorted(PROPERTIES)]}}
 
 
@@ -64,6 +67,7 @@ class _Facts(Config):
     hydrogens: Literal["add", "as_given"] | None = None
     conformers: ConformerConfig | None = None
     level_of_theory: str | None = None
+    dispersion: Dispersion | None = None
     charge: Charge | None = None
     spin: Spin | None = None
     isolated_atoms: IsolatedAtomsConfig | None = None
@@ -86,6 +90,7 @@ class DatasetConfig(_Facts):
         hydrogens: sdf: `add` the implicit ones with coordinates, or take the atoms `as_given`.
         conformers: How structures are made of SMILES.
         level_of_theory: Method and basis, or assay; labels of different levels are told apart by it.
+        dispersion: Whether energies, forces and stresses contain it; has to be stated only where a model adds it.
         charge: Total charge in e, {key: …}, or `formal` (of the SMILES or SDF record).
         spin: Multiplicity 2S+1, {key: …}, or `formal` (radical electrons + 1).
         properties: Property -> its key, unit and convention.
@@ -170,6 +175,7 @@ class ResolvedDataset(Config):
     hydrogens: Literal["add", "as_given"]
     conformers: ConformerConfig
     level_of_theory: str
+    dispersion: Dispersion
     charge: Charge
     spin: Spin
     properties: dict[PropertyName, LabelField]
@@ -240,6 +246,7 @@ def resolve(config: DatasetConfig, *, name: str | None = None) -> ResolvedDatase
         hydrogens=checked.hydrogens or "add",
         conformers=checked.conformers or ConformerConfig(),
         level_of_theory=checked.level_of_theory,
+        dispersion=checked.dispersion or "unknown",
         charge=checked.charge,
         spin=checked.spin,
         properties=checked.properties,

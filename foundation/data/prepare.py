@@ -27,6 +27,7 @@ _NOT_CONTENT = {
     "isolated_atoms",
     "isolated_atoms_file",
     "checksums_skipped",
+    "dispersion",
 }
 """Fields of a description that do not change what the store holds; of the files the content counts, not the place."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from jaxtyping import Int
 
+from foundation.data.card import ResolvedDataset
 from foundation.data.module import GraphDataModule, Split
 from foundation.electrostatics.charges import EquilibrationConfig
 from foundation.errors import InputError
@@ -139,6 +140,42 @@ def check_periodicity(recipe: Recipe, data: GraphDataModule, heads: Mapping[str,
                     f"tasks.{name}: data '{dataset}': {int((axes != 0).sum())} structures are periodic, where charges "
                     f"give no '{task.property}'; allowed: head: {{kind: tensor}}"
                 )
+    if problems:
+        raise InputError(problems)
+
+
+def check_dispersion(recipe: Recipe, resolved: Mapping[str, ResolvedDataset]) -> None:
+    """Refuse to add dispersion to what is learnt from labels that contain it already, or may.
+
+    Args:
+        recipe: Checked.
+        resolved: What each of its data sets says.
+
+    Raises:
+        InputError: Each data set with such energies, forces or stresses, and whether others lack it.
+    """
+    if recipe.model.dispersion is None:
+        return
+    names = [
+        name
+        for name, properties in learnt(recipe).items()
+        if any("energy" in (prop, get_property(prop).derived_from) for prop in properties)
+    ]
+    lacking = [name for name in names if resolved[name].dispersion == "lacking"]
+    beside = f", as those of {', '.join(repr(name) for name in lacking)} do" if lacking else ""
+    problems = []
+    for name in names:
+        stated, level = resolved[name].dispersion, resolved[name].level_of_theory
+        if stated == "included":
+            problems.append(
+                f"model.dispersion: data '{name}': got dispersion: included (level of theory '{level}'), so it would "
+                f"count twice; allowed: model.dispersion: null, or only labels that lack it{beside}"
+            )
+        elif stated == "unknown":
+            problems.append(
+                f"model.dispersion: data '{name}': got dispersion: unknown (level of theory '{level}'); allowed: "
+                f"data.{name}.dispersion: lacking, if its energies have none, or model.dispersion: null"
+            )
     if problems:
         raise InputError(problems)
 

@@ -21,6 +21,7 @@ from foundation.properties import get_property
 from foundation.recipe import Recipe
 from foundation.run.checks import (
     Validation,
+    check_dispersion,
     check_periodicity,
     check_references,
     check_sizes,
@@ -136,6 +137,7 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         InputError: A head, element or initialisation that does not fit; labels that the model could not give.
     """
     heads = with_charges(heads_for(recipe.tasks, recipe.objectives), recipe.model)
+    check_dispersion(recipe, data.resolved)
     check_periodicity(recipe, data, heads)
     check_sizes(data, heads)
     validation = validation_of(recipe, data)

@@ -166,3 +166,19 @@ def test_every_shipped_card_fits_the_schema_and_says_what_a_user_must_know(name:
 def test_the_schema_that_editors_use_is_that_of_the_program():
     stored = json.loads((data_cards_dir() / "card.schema.json").read_text(encoding="utf-8"))
     assert stored == DataCard.model_json_schema(), "run: foundation schema --card > data_cards/card.schema.json"
+
+
+def test_shipped_cards_with_energies_say_whether_these_contain_dispersion():
+    """Where a level names its correction, the field agrees; what no source states is `unknown`."""
+    stated = {}
+    for name in card_names():
+        card = load_card(name)
+        of_energies = {"energy", "forces", "stress"} & (card.properties or {}).keys()
+        assert (card.dispersion is not None) == bool(of_energies), name
+        if of_energies:
+            stated[name] = (str(card.level_of_theory), card.dispersion)
+    for name, (level, dispersion) in stated.items():
+        corrected = any(part in level for part in ("D3", "D4", "MBD", "GFN2", "CCSD"))
+        assert not corrected or dispersion == "included", name
+        assert ("not stated by the source" in level) == (dispersion == "unknown"), name
+    assert {dispersion for _, dispersion in stated.values()} == {"included", "lacking", "unknown"}

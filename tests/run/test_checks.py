@@ -61,6 +61,29 @@ def test_labels_that_a_structure_cannot_have_are_refused(write_recipe: Write, st
     assert "holds periodic structures" in problem_of(recipe, both, "model.electrostatics={kind: coulomb}")
 
 
+def test_dispersion_is_added_only_to_labels_that_lack_it(write_recipe: Write, structure: Structure) -> None:
+    labels = {"energy": -1.0, "dipole": np.ones(3)}
+    recipe = write_recipe(train=[structure("OH", seed=0, **labels)], val=[structure("OH", seed=1, **labels)])
+    asked = "model.dispersion={functional: pbe}"
+    problem = problem_of(recipe, asked)
+    assert "model.dispersion: data 'mine': got dispersion: unknown (level of theory 'EMT')" in problem
+    assert "allowed: data.mine.dispersion: lacking" in problem
+    included = "data.mine.dispersion=included"
+    assert "got dispersion: included (level of theory 'EMT'), so it would count twice" in problem_of(
+        recipe, asked, included
+    )
+    assert "as those of" not in problem_of(recipe, asked, included)
+    plan_of(recipe, included)
+    assert plan_of(recipe, asked, "data.mine.dispersion=lacking").model.dispersion is not None
+    other = "data.other={card: embedded/gfn2, limit: 4, split: {by: random, train: 3, val: 1, test: 0, seed: 0}}"
+    both = "tasks.energy.data=[mine, other]"
+    problem = problem_of(recipe, asked, "data.mine.dispersion=lacking", other, both)
+    assert "data 'other': got dispersion: included (level of theory 'GFN2-xTB')" in problem
+    assert "only labels that lack it, as those of 'mine' do" in problem
+    # Dipoles have no dispersion to count twice.
+    plan_of(recipe, asked, "data.mine.dispersion=lacking", other, "tasks.moment={property: dipole, data: [other]}")
+
+
 def test_scales_are_measured_on_labels_that_are_learnt(write_recipe: Write, structure: Structure) -> None:
     train = [structure("OH", seed=0, energy=-1.0, forces=np.ones((2, 3)), dipole=np.ones(3))]
     checked = load_recipe(write_recipe(train=train, val=[structure("OH", seed=1)]))
