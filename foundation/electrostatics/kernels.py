@@ -34,12 +34,12 @@ def bulk_kernel(squared: Float[Tensor, "*shape"], *, inverse_screening: float) -
 
 
 def slab_kernel(
-    squared: Float[Tensor, "*shape"],
-    order: Float[Tensor, "*shape"],
+    squared: Float[Tensor, "group n1 n2 1"],
+    order: Float[Tensor, " n3"],
     *,
-    half_height: Float[Tensor, "*shape"],
+    half_height: Float[Tensor, "group 1 1 1"],
     inverse_screening: float,
-) -> Float[Tensor, "*shape"]:
+) -> Float[Tensor, "group n1 n2 n3"]:
     """The interaction cut off at |z| = R, in a cell of height 2R.
 
     With q² = k∥² + κ² it is 4π/(q² + k_z²) [1 − e^{−qR} cos k_z R], where k_z = πn/R, and −2πR² where all are zero:
@@ -61,12 +61,12 @@ def slab_kernel(
 
 
 def wire_kernel(
-    axial: Float[Tensor, "graphs n1 1 1"],
-    radial: Float[Tensor, "graphs 1 n2 n3"],
+    axial: Float[Tensor, "group n1 1 1"],
+    radial: Float[Tensor, "group 1 n2 n3"],
     *,
-    radius: Float[Tensor, "graphs 1 1 1"],
+    radius: Float[Tensor, "group 1 1 1"],
     inverse_screening: float,
-) -> Float[Tensor, "graphs n1 n2 n3"]:
+) -> Float[Tensor, "group n1 n2 n3"]:
     """The interaction cut off at a distance R from the axis.
 
     With q² = k_x² + κ²: 4π/(q² + k⊥²) [1 + k⊥R J₁(k⊥R) K₀(qR) − qR J₀(k⊥R) K₁(qR)]. For q = 0 it is the transform of
