@@ -26,6 +26,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         action = actions.add_parser(name, help=text, allow_abbrev=False)
         action.add_argument("card", metavar="CARD", help="a card's name, or a YAML file")
         action.set_defaults(run=function)
+        if function is run_prepare:
+            _add_prepare_options(action)
     generate = actions.add_parser("generate", help="make labelled molecules with GFN2-xTB", allow_abbrev=False)
     generate.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the files go")
     generate.add_argument("--geometries", type=int, metavar="N", help="labelled geometries (default: as shipped)")
@@ -35,6 +37,17 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     generate.add_argument("--seed", type=int, metavar="N", help="default: that of the shipped files")
     generate.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     generate.set_defaults(run=run_generate)
+
+
+def _add_prepare_options(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core for a large source)")
+    action.add_argument("--shard", type=int, metavar="I", help="make part I, from 0, of the store only")
+    action.add_argument("--of", type=int, metavar="N", help="how many parts there are")
+    action.add_argument(
+        "--merge",
+        action="store_true",
+        help="make the store of parts that are all there; without it what is missing is made",
+    )
 
 
 def run_list(_: argparse.Namespace) -> None:
@@ -64,16 +77,37 @@ def run_show(options: argparse.Namespace) -> None:
 
 
 def run_prepare(options: argparse.Namespace) -> None:
-    """Convert a card's file into a store in the cache, and verify every part of it."""
+    """Convert a card's files into a store in the cache, or a part of it, and verify every part.
+
+    Raises:
+        InputError: Options that contradict each other; what preparing finds.
+    """
     from rich.console import Console
 
     from foundation.data.card import DatasetConfig, resolve
-    from foundation.data.prepare import prepare
+    from foundation.data.prepare import default_workers, merge, prepare, prepare_shard
     from foundation.data.progress import shown_progress
 
+    problems = []
+    if (options.shard is None) != (options.of is None):
+        problems.append("--shard and --of go together: part I of N, counted from 0")
+    if options.shard is not None and options.merge:
+        problems.append("--shard and --merge exclude each other: merge when all parts are there")
+    if options.workers is not None and options.workers < 1:
+        problems.append(f"--workers {options.workers}; allowed: 1 or more")
+    if options.of is not None and options.of < 1:
+        problems.append(f"--of {options.of}; allowed: 1 or more")
+    if problems:
+        raise InputError(problems)
     dataset = resolve(DatasetConfig(card=options.card))  # five facts are enough; how many structures need not be one
     with shown_progress(f"preparing {options.card}", total=None, console=Console(stderr=True)) as advance:
-        store = prepare(dataset, on_record=advance)
+        workers = options.workers or default_workers(dataset)
+        if options.shard is not None and options.of is not None:
+            done = prepare_shard(dataset, shard=options.shard, of=options.of, workers=workers, on_record=advance)
+            state = "is there" if done is None else f"is not needed: the store is complete, in {done}"
+            print(f"part {options.shard} of {options.of} {state}")
+            return
+        store = merge(dataset) if options.merge else prepare(dataset, workers=workers, on_record=advance)
     store.verify()
     print(f"{len(store)} structures, verified, in {store.path}")
 

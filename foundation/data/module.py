@@ -111,7 +111,7 @@ class GraphDataModule(lightning.LightningDataModule):
                 groups=store.groups,
                 formulas=store.formulas,
                 smiles=store.smiles,
-                given=store.given_splits,
+                given=store.given_splits if store.splits_given or dataset.split.by == "given" else (),
                 where=f"data '{name}'",
             )
             for split in SPLITS:

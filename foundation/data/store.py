@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -183,7 +184,19 @@ class Store:
         Raises:
             InputError: The structure's checksum differs, or its shard is broken.
         """
-        return _graph(self.arrays(index), np.array([level_index, dataset_index, index]))
+        graph = AtomGraph()
+        # Attribute by attribute it goes through three layers of torch_geometric and takes as long as all the rest.
+        graph._store._mapping.update(self.tensors(index, level_index=level_index, dataset_index=dataset_index))
+        return graph
+
+    def tensors(self, index: int, *, level_index: int = 0, dataset_index: int = 0) -> dict[str, Any]:
+        """The fields of `graph(index)` by name: tensors of the caller's own, `targets` and `masks`, `num_graphs`.
+
+        Raises:
+            InputError: The structure's checksum differs, or its shard is broken.
+        """
+        arrays = self.arrays(index)
+        return _fields(arrays, np.array([level_index, dataset_index, index, len(arrays["atomic_numbers"])]))
 
     def periodic_axes(self) -> Int[np.ndarray, " structures"]:
         """Bits of the axes along which each structure repeats: 0 for a molecule, 7 for a crystal.
@@ -191,7 +204,9 @@ class Store:
         Raises:
             InputError: A shard is broken.
         """
-        return np.concatenate([self._shard(number).column("pbc") for number in range(len(self._entries))]).astype(np.int64)
+        return np.concatenate([self._shard(number).column("pbc") for number in range(len(self._entries))]).astype(
+            np.int64
+        )
 
     def load_edge_counts(self, cutoff: float) -> Int[np.ndarray, " structures"]:
         """Number of edges of each structure within `cutoff` (Å) as far as they were counted before; -1 elsewhere."""
@@ -264,17 +279,16 @@ class _Shard:
         return found
 
 
-def _graph(arrays: Mapping[str, np.ndarray], place: Int[np.ndarray, " 3"]) -> AtomGraph:
-    """A graph of the columns of one structure.
+def _fields(arrays: Mapping[str, np.ndarray], place: Int[np.ndarray, " 4"]) -> dict[str, Any]:
+    """Fields of a graph from the columns of one structure.
 
     Args:
         arrays: The columns.
-        place: Level of theory, data set, row of the store.
+        place: Level of theory, data set, row of the store, number of atoms.
     """
     numbers = arrays["atomic_numbers"].astype(np.int64)
     num_atoms = len(numbers)
     cell = arrays["cell"].reshape(1, 3, 3).copy() if "cell" in arrays else _ZERO_CELL.copy()
-    level_index, dataset_index, structure_index = torch.from_numpy(place).split(1)
     fields: dict[str, Any] = {
         "positions": torch.from_numpy(arrays["positions"].reshape(-1, 3).copy()),
         "atomic_numbers": torch.from_numpy(numbers),
@@ -285,29 +299,28 @@ def _graph(arrays: Mapping[str, np.ndarray], place: Int[np.ndarray, " 3"]) -> At
         "targets": {},
         "masks": {},
         "graph_index": torch.from_numpy(np.zeros(num_atoms, dtype=np.int64)),
-        "num_atoms_per_graph": torch.from_numpy(np.array([num_atoms])),
+        "num_atoms_per_graph": torch.from_numpy(place[3:4]),
         "num_graphs": 1,
-        "level_index": level_index,
-        "dataset_index": dataset_index,
-        "structure_index": structure_index,
+        "level_index": torch.from_numpy(place[0:1]),
+        "dataset_index": torch.from_numpy(place[1:2]),
+        "structure_index": torch.from_numpy(place[2:3]),
     }
     for column, values in arrays.items():
         if column.startswith(TARGET_PREFIX):
             name = column[len(TARGET_PREFIX) :]
             fields["targets"][name], fields["masks"][name] = _label(name, values, num_atoms)
-    graph = AtomGraph()
-    for name, value in fields.items():
-        graph[name] = value
-    return graph
+    return fields
 
 
 def _label(name: str, flat: np.ndarray, num_atoms: int) -> tuple[torch.Tensor, torch.Tensor]:
     prop = PROPERTIES[name]
     rows = num_atoms if prop.level == "atom" else 1
-    missing = np.isnan(flat.reshape(rows, -1)).all(axis=1)
-    values = flat.reshape(rows, *prop.shape).copy()
+    values = torch.from_numpy(flat.reshape(rows, *prop.shape).copy())
+    if not math.isnan(flat.sum()):
+        return values, torch.ones(rows, dtype=torch.bool)
+    missing = values.reshape(rows, -1).isnan().all(dim=1)
     values[missing] = 0.0
-    return torch.from_numpy(values), torch.from_numpy(~missing)
+    return values, ~missing
 
 
 def _rebuild(path: Path) -> str:

@@ -36,7 +36,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _remove_abandoned(path.parent)
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent))
     try:
-        with _locked(partial):
+        with _held(partial):
             yield partial
             with writing(path):
                 sync_folder(partial)
@@ -50,8 +50,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, *, kept: str = "nothing was kept") -> Iterator[None]:
     """Turn the operating system's refusals to write the store at `path` into one message for the user.
+
+    Args:
+        path: The store.
+        kept: What becomes of what was written so far.
 
     Raises:
         InputError: The disk is full, or the place cannot be written.
@@ -59,7 +63,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(_explain(error, path)) from error
+        raise InputError(_explain(error, path, kept)) from error
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -68,6 +72,16 @@ def write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a small file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write_file(partial, content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:
@@ -91,8 +105,31 @@ def _rename(partial: Path, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Wait for a lock on a file, made if it is not there, that ends with the process, however it ends.
+
+    Where the file system has no locks nothing is locked: what is written appears by renaming, so that two processes
+    which do the same work lose time and nothing else.
+
+    Args:
+        path: The file.
+        shared: Together with others that share it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends; an error if another process holds it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,14 +143,14 @@ def _remove_abandoned(parent: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime < _SETTLED_S:
                 continue
-            with _locked(folder):
+            with _held(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _explain(error: OSError, path: Path) -> str:
+def _explain(error: OSError, path: Path, kept: str) -> str:
     if error.errno in _NO_ROOM:
         return (
-            f"{path}: no room left on the disk while writing the store ({error.strerror}); nothing was kept; "
+            f"{path}: no room left on the disk while writing the store ({error.strerror}); {kept}; "
             f"free space in '{path.parent}' or name another place with FOUNDATION_CACHE"
         )
     return f"{path}: the store cannot be written: {error.strerror or error}; name another place with FOUNDATION_CACHE"

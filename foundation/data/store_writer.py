@@ -1,12 +1,19 @@
-"""Writing a store: structures are validated, laid out as flat columns and brought to the disk shard by shard."""
+"""Writing a store: structures are validated, laid out as flat columns and brought to the disk shard by shard.
+
+A shard is two files: `structures-….arrow` (positions, elements and labels) and `index-….arrow` (one short row a
+structure: what splitting and batching need). Shards know nothing of each other, so that many processes can write them;
+`write_metadata` makes a store of them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +21,62 @@ import numpy as np
 import pyarrow as pa
 from ase.data import chemical_symbols
 
-from foundation.data.arrow_shard import ShardEntry, list_column, write_shard
+from foundation.data.arrow_shard import ShardEntry, column_crc, list_column, open_shard, single_chunk, write_shard
 from foundation.data.neighbors import neighbor_list
 from foundation.data.readers import Record
 from foundation.data.store_files import atomic_folder, write_file, writing
 from foundation.errors import InputError
 from foundation.properties import PROPERTIES
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_FILE = "metadata.json"
 TARGET_PREFIX = "target."
+SCALARS = {"pbc": np.uint8, "total_charge": np.float64, "spin_multiplicity": np.int32}
+"""Columns of one number a structure."""
+LISTS = {"positions": np.float64, "atomic_numbers": np.uint8, "cell": np.float64}
+"""Columns of flat arrays; behind them come the labels, in the order of the table of properties."""
+CHECKSUM_COLUMN = "crc32"
 _CONTACT_CUTOFF = 1.0
 """Å; pairs to look at for atoms on top of each other. The neighbour list is slow at much smaller cutoffs."""
-_INDEX_COLUMNS = ("num_atoms", "group", "split", "smiles", "formula", "name")
+_INDEX_STRINGS = ("group", "split", "smiles", "formula", "name")
 SHARD_BYTES = 1 << 26
 """Flat bytes after which a shard is closed: small enough to hold in memory while writing and to verify in moments."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a store's metadata records of one shard.
+
+    Attributes:
+        structures: The file of structures.
+        index: The file of their index.
+        index_crc32: Column of the index -> CRC-32 of what it holds, so that each is verified when it is first used.
+        properties: Labelled in it.
+        elements: Atomic numbers that occur, ascending.
+        max_atoms: Of its largest structure.
+        splits_given: Whether the source states a split of any of its structures.
+    """
+
+    structures: ShardEntry
+    index: ShardEntry
+    index_crc32: Mapping[str, int]
+    properties: tuple[str, ...]
+    elements: tuple[int, ...]
+    max_atoms: int
+    splits_given: bool
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Shard:
+        """What `dataclasses.asdict` gave, through JSON."""
+        return cls(
+            structures=ShardEntry(**content["structures"]),
+            index=ShardEntry(**content["index"]),
+            index_crc32=dict(content["index_crc32"]),
+            properties=tuple(content["properties"]),
+            elements=tuple(content["elements"]),
+            max_atoms=content["max_atoms"],
+            splits_given=content["splits_given"],
+        )
 
 
 def write_store(
@@ -55,10 +103,40 @@ def write_store(
     if path.exists():
         raise FileExistsError(f"{path} exists")
     with atomic_folder(path) as partial:
-        writer = _Writer(partial, final=path, shard_bytes=shard_bytes)
+        shards: list[Shard] = []
+        pending = PendingShard()
         for record in records:
-            writer.add(record)
-        writer.finish(level_of_theory=level_of_theory, metadata=metadata)
+            pending.add(record)
+            if pending.num_bytes >= shard_bytes:
+                with writing(path):
+                    shards.append(pending.write(partial, f"{len(shards):05d}"))
+        with writing(path):
+            if len(pending):
+                shards.append(pending.write(partial, f"{len(shards):05d}"))
+        if not shards:
+            raise InputError(f"{path.name}: the source holds no structures")
+        with writing(path):
+            write_metadata(partial, shards, level_of_theory=level_of_theory, metadata=metadata)
+
+
+def write_metadata(folder: Path, shards: Sequence[Shard], *, level_of_theory: str, metadata: Mapping[str, Any]) -> None:
+    """Make a store of the shards that lie in a folder.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written.
+    """
+    properties = {name for shard in shards for name in shard.properties}
+    content = {
+        "format_version": FORMAT_VERSION,
+        "level_of_theory": level_of_theory,
+        "properties": [name for name in PROPERTIES if name in properties],
+        "elements": sorted({number for shard in shards for number in shard.elements}),
+        "num_structures": sum(shard.structures.num_structures for shard in shards),
+        "metadata": dict(metadata),
+        "shards": [dataclasses.asdict(shard) for shard in shards],
+    }
+    text = json.dumps({**content, "sha256": checksum(content)}, indent=1, ensure_ascii=False)
+    write_file(folder / METADATA_FILE, text.encode())
 
 
 def checksum(content: Mapping[str, Any]) -> str:
@@ -66,96 +144,100 @@ def checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-class _Writer:
-    """Collects records into shards; a shard has columns for the properties that occur in it."""
+class PendingShard:
+    """Collects records until they are written as one shard, with columns for the properties that occur.
 
-    def __init__(self, folder: Path, *, final: Path, shard_bytes: int) -> None:
-        self._folder, self._final, self._shard_bytes = folder, final, shard_bytes
-        self._pending: list[Record] = []
-        self._pending_bytes = 0
-        self._shards: list[ShardEntry] = []
-        self._index: dict[str, list[Any]] = {name: [] for name in _INDEX_COLUMNS}
-        self._labels: dict[str, dict[int, int]] = {}
-        self._elements: set[int] = set()
+    Attributes:
+        num_bytes: Flat bytes that are waiting, about.
+    """
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self.num_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
 
     def add(self, record: Record) -> None:
-        """Validate a structure and take it in."""
+        """Validate a structure and take it in.
+
+        Raises:
+            InputError: It is not a valid structure.
+        """
         _validate(record)
-        row = len(self._index["num_atoms"])
-        numbers = record.atomic_numbers
-        self._elements.update(np.unique(numbers).tolist())
-        for name, value in {
-            "num_atoms": len(numbers),
-            "group": record.group,
-            "split": record.split,
-            "smiles": record.smiles,
-            "formula": hill_formula(numbers),
-            "name": record.where,
-        }.items():
-            self._index[name].append(value)
-        for name, value in record.targets.items():
-            self._labels.setdefault(name, {})[row] = _num_labels(name, value, len(numbers))
-        self._pending.append(record)
-        self._pending_bytes += 25 * len(numbers) + 100 + sum(8 * np.size(value) for value in record.targets.values())
-        if self._pending_bytes >= self._shard_bytes:
-            self._flush()
+        self._records.append(record)
+        values = sum(8 * np.size(value) for value in record.targets.values())
+        self.num_bytes += 25 * len(record.atomic_numbers) + 100 + values
 
-    def finish(self, *, level_of_theory: str, metadata: Mapping[str, Any]) -> None:
-        """Write what is left, the index and the metadata."""
-        if self._pending:
-            self._flush()
-        num_structures = len(self._index["num_atoms"])
-        if num_structures == 0:
-            raise InputError(f"{self._final.name}: the source holds no structures")
-        properties = [name for name in PROPERTIES if name in self._labels]
-        content = {
-            "format_version": FORMAT_VERSION,
-            "level_of_theory": level_of_theory,
-            "properties": properties,
-            "elements": sorted(self._elements),
-            "num_structures": num_structures,
-            "metadata": dict(metadata),
-            "shards": [dataclasses.asdict(entry) for entry in self._shards],
-        }
-        with writing(self._final):
-            index = write_shard(self._folder / "index.arrow", self._index_columns(properties, num_structures))
-            content["index"] = dataclasses.asdict(index)
-            text = json.dumps({**content, "sha256": checksum(content)}, indent=1, ensure_ascii=False)
-            write_file(self._folder / METADATA_FILE, text.encode())
+    def write(self, folder: Path, name: str) -> Shard:
+        """Write what has been collected and begin anew.
 
-    def _index_columns(self, properties: list[str], num_structures: int) -> dict[str, pa.Array]:
-        columns = {
-            name: pa.array(values, type=pa.int32() if name == "num_atoms" else pa.string())
-            for name, values in self._index.items()
-        }
-        for name in properties:
-            counts = np.zeros(num_structures, dtype=np.int32)
-            rows = self._labels[name]
-            counts[list(rows.keys())] = list(rows.values())
-            columns[f"labels.{name}"] = pa.array(counts)
-        return columns
+        Args:
+            folder: Where.
+            name: What tells this shard from others, for the files' names.
 
-    def _flush(self) -> None:
-        with writing(self._final):
-            path = self._folder / f"structures-{len(self._shards):05d}.arrow"
-            self._shards.append(write_shard(path, _columns(self._pending)))
-        self._pending, self._pending_bytes = [], 0
+        Raises:
+            OSError: The disk is full or the folder cannot be written.
+        """
+        assert self._records, "an empty shard"
+        records, self._records, self.num_bytes = self._records, [], 0
+        present = {name for record in records for name in record.targets}
+        properties = tuple(name for name in PROPERTIES if name in present)
+        structures = write_shard(folder / f"structures-{name}.arrow", _columns(records, properties))
+        index = write_shard(folder / f"index-{name}.arrow", _index_columns(records, properties))
+        table = open_shard(folder, index, rebuild="run the same command again")
+        return Shard(
+            structures=structures,
+            index=index,
+            index_crc32={column: column_crc(single_chunk(table, column)) for column in table.column_names},
+            properties=properties,
+            elements=tuple(np.unique(np.concatenate([record.atomic_numbers for record in records])).tolist()),
+            max_atoms=max(len(record.atomic_numbers) for record in records),
+            splits_given=any(record.split is not None for record in records),
+        )
 
 
-def _columns(records: list[Record]) -> dict[str, pa.Array]:
-    columns = {
-        "positions": list_column([record.positions for record in records], np.float64),
-        "atomic_numbers": list_column([record.atomic_numbers for record in records], np.uint8),
-        "cell": list_column([record.cell for record in records], np.float64),
-        "pbc": pa.array(np.array([_pbc_bits(record) for record in records], dtype=np.uint8)),
-        "total_charge": pa.array(np.array([record.total_charge for record in records], dtype=np.float64)),
-        "spin_multiplicity": pa.array(np.array([record.spin_multiplicity for record in records], dtype=np.int32)),
+def row_crc(arrays: Mapping[str, np.ndarray]) -> int:
+    """CRC-32 of the columns of one structure, in the order of the mapping."""
+    crc = 0
+    for values in arrays.values():
+        crc = zlib.crc32(values.data, crc)
+    return crc
+
+
+def _row(record: Record, properties: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The columns of one structure, in the order and types of the file; absent lists are left out."""
+    scalars = (_pbc_bits(record), record.total_charge, record.spin_multiplicity)
+    row = {name: np.array([value], dtype=SCALARS[name]) for name, value in zip(SCALARS, scalars, strict=True)}
+    lists: dict[str, Any] = {name: (getattr(record, name), dtype) for name, dtype in LISTS.items()}
+    lists |= {TARGET_PREFIX + name: (record.targets.get(name), np.float64) for name in properties}
+    for name, (value, dtype) in lists.items():
+        if value is not None:
+            row[name] = np.ascontiguousarray(value, dtype=dtype).reshape(-1)
+    return row
+
+
+def _columns(records: list[Record], properties: tuple[str, ...]) -> dict[str, pa.Array]:
+    rows = [_row(record, properties) for record in records]
+    columns = {name: pa.array(np.concatenate([row[name] for row in rows])) for name in SCALARS}
+    columns[CHECKSUM_COLUMN] = pa.array(np.array([row_crc(row) for row in rows], dtype=np.uint32))
+    types = LISTS | {TARGET_PREFIX + name: np.float64 for name in properties}
+    return columns | {name: list_column([row.get(name) for row in rows], dtype) for name, dtype in types.items()}
+
+
+def _index_columns(records: list[Record], properties: tuple[str, ...]) -> dict[str, pa.Array]:
+    strings = {
+        "group": [record.group for record in records],
+        "split": [record.split for record in records],
+        "smiles": [record.smiles for record in records],
+        "formula": [hill_formula(record.atomic_numbers) for record in records],
+        "name": [record.where for record in records],
     }
-    present = {name for record in records for name in record.targets}
-    for name in PROPERTIES:
-        if name in present:
-            columns[TARGET_PREFIX + name] = list_column([record.targets.get(name) for record in records], np.float64)
-    return columns
+    numbers = {"num_atoms": [len(record.atomic_numbers) for record in records]}
+    for name in properties:
+        numbers[f"labels.{name}"] = [_num_labels(name, record) for record in records]
+    columns = {name: pa.array(np.array(values, dtype=np.int32)) for name, values in numbers.items()}
+    return columns | {name: pa.array(strings[name], type=pa.string()) for name in _INDEX_STRINGS}
 
 
 def _pbc_bits(record: Record) -> int:
@@ -174,10 +256,13 @@ def _validate(record: Record) -> None:
     )
 
 
-def _num_labels(name: str, value: np.ndarray, num_atoms: int) -> int:
+def _num_labels(name: str, record: Record) -> int:
+    value = record.targets.get(name)
+    if value is None:
+        return 0
     if PROPERTIES[name].level == "graph":
         return 1
-    return int((~np.isnan(np.reshape(value, (num_atoms, -1))).all(axis=1)).sum())
+    return int((~np.isnan(np.reshape(value, (len(record.atomic_numbers), -1))).all(axis=1)).sum())
 
 
 def hill_formula(atomic_numbers: np.ndarray) -> str:

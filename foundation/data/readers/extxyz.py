@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from io import TextIOWrapper
+from typing import overload
 
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
@@ -17,6 +18,7 @@ from foundation.data.card import ResolvedDataset
 from foundation.data.files import DataFile
 from foundation.data.readers.open_file import open_text
 from foundation.data.readers.record import RawFrame
+from foundation.data.readers.wanted import Wanted, everything
 from foundation.errors import InputError
 
 __all__ = ["parse_comment", "read_extxyz", "read_extxyz_frames"]
@@ -31,13 +33,17 @@ _INTEGER = re.compile(r"^[-+]?\d+$")
 _TRUE, _FALSE = {"T", "True", "true", "TRUE"}, {"F", "False", "false", "FALSE"}
 
 
-def read_extxyz(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
-    """Yield the frames of a file; errors count them from 0."""
-    yield from read_extxyz_frames(file, limit=dataset.limit)
+def read_extxyz(file: DataFile, dataset: ResolvedDataset, *, wanted: Wanted = everything) -> Iterator[RawFrame | None]:
+    """Yield the frames of a file, None for those that are not wanted; errors count them from 0."""
+    yield from read_extxyz_frames(file, limit=dataset.limit, wanted=wanted)
 
 
-def read_extxyz_frames(file: DataFile, *, limit: int | None) -> Iterator[RawFrame]:
-    """Yield the first frames of a file.
+@overload
+def read_extxyz_frames(file: DataFile, *, limit: int | None) -> Iterator[RawFrame]: ...
+@overload
+def read_extxyz_frames(file: DataFile, *, limit: int | None, wanted: Wanted) -> Iterator[RawFrame | None]: ...
+def read_extxyz_frames(file: DataFile, *, limit: int | None, wanted: Wanted = everything) -> Iterator[RawFrame | None]:
+    """Yield the first frames of a file, None for those that are not wanted: these are passed over unread.
 
     Raises:
         InputError: The file is broken; the message names the frame.
@@ -45,14 +51,21 @@ def read_extxyz_frames(file: DataFile, *, limit: int | None) -> Iterator[RawFram
     with open_text(file.path) as stream:
         index = 0
         while limit is None or index < limit:
-            frame = _read_frame(stream, f"{file.path}: frame {index}", file.split)
-            if frame is None:
+            where = f"{file.path}: frame {index}"
+            num_atoms = _num_atoms(stream, where)
+            if num_atoms is None:
                 return
-            yield frame
+            if wanted(index):
+                yield _read_frame(stream, num_atoms, where, file.split)
+            else:
+                for _ in range(num_atoms + 1):
+                    stream.readline()
+                yield None
             index += 1
 
 
-def _read_frame(stream: TextIOWrapper, where: str, split: str | None) -> RawFrame | None:
+def _num_atoms(stream: TextIOWrapper, where: str) -> int | None:
+    """What the first line of a frame says; None at the end of the file."""
     line = stream.readline()
     while line and not line.strip():
         line = stream.readline()
@@ -60,7 +73,10 @@ def _read_frame(stream: TextIOWrapper, where: str, split: str | None) -> RawFram
         return None
     if not line.strip().isdigit() or int(line) == 0:
         raise InputError(f"{where}: got '{line.strip()[:60]}' where the number of atoms must stand")
-    num_atoms = int(line)
+    return int(line)
+
+
+def _read_frame(stream: TextIOWrapper, num_atoms: int, where: str, split: str | None) -> RawFrame:
     info = parse_comment(stream.readline(), where=where)
     lines = [stream.readline() for _ in range(num_atoms)]
     if not lines[-1].strip():

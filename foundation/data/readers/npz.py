@@ -12,14 +12,14 @@ from foundation.data.files import DataFile
 from foundation.data.layout import ArraysConfig
 from foundation.data.readers.open_file import open_binary
 from foundation.data.readers.record import RawFrame
-from foundation.data.readers.wanted import wanted_keys
+from foundation.data.readers.wanted import Wanted, everything, wanted_keys
 from foundation.errors import InputError
 
 __all__ = ["read_npz"]
 
 
-def read_npz(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
-    """Yield the frames of an archive, part by part; pickled arrays are refused.
+def read_npz(file: DataFile, dataset: ResolvedDataset, *, wanted: Wanted = everything) -> Iterator[RawFrame | None]:
+    """Yield the frames of an archive, part by part, None for those that are not wanted; pickled arrays are refused.
 
     Raises:
         InputError: The layout is not stated, an array is missing or has the wrong shape.
@@ -33,8 +33,14 @@ def read_npz(file: DataFile, dataset: ResolvedDataset) -> Iterator[RawFrame]:
     parts: Mapping[str | None, str] = {file.split: ""}
     if dataset.arrays.parts is not None:
         parts = {**dataset.arrays.parts}
+    first = 0
     for split, prefix in parts.items():
-        yield from _read_part(file, dataset, dataset.arrays, archive, split=split, prefix=prefix)
+        frames = _read_part(
+            file, dataset, dataset.arrays, archive, split=split, prefix=prefix, wanted=lambda n, f=first: wanted(f + n)
+        )
+        for frame in frames:
+            yield frame
+            first += 1
 
 
 def _load(file: DataFile) -> dict[str, np.ndarray]:
@@ -55,7 +61,8 @@ def _read_part(
     *,
     split: str | None,
     prefix: str,
-) -> Iterator[RawFrame]:
+    wanted: Wanted,
+) -> Iterator[RawFrame | None]:
     def array(key: str, what: str) -> np.ndarray:
         name = key.replace("{part}", prefix)
         if name not in archive:
@@ -81,6 +88,9 @@ def _read_part(
             )
     count = len(positions) if dataset.limit is None else min(dataset.limit, len(positions))
     for index in range(count):
+        if not wanted(index):
+            yield None
+            continue
         row = numbers if numbers.ndim == 1 else numbers[index]
         kept = row > 0
         cell = None if cells is None else cells if cells.ndim == 2 else cells[index]

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 from foundation.data.files import DataFile
 from foundation.errors import InputError
 
-__all__ = ["check_content", "open_binary", "open_text"]
+__all__ = ["check_content", "check_digest", "open_binary", "open_text"]
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
@@ -68,8 +68,16 @@ def check_content(file: DataFile) -> None:
     if file.sha256 is None:
         return
     with file.path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != file.sha256:
+        check_digest(file, hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def check_digest(file: DataFile, digest: str) -> None:
+    """Compare a file's sha256 with the known one, if there is one.
+
+    Raises:
+        InputError: It differs.
+    """
+    if file.sha256 is not None and digest != file.sha256:
         raise InputError(
             f"{file.path}: sha256 {digest} is not the {file.sha256} that the card was written for; name the file as "
             "your own `source` if you are sure that it has the same keys and units"

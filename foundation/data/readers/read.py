@@ -19,22 +19,25 @@ from foundation.data.readers.open_file import check_content
 from foundation.data.readers.parquet import read_parquet
 from foundation.data.readers.record import RawFrame, Record
 from foundation.data.readers.sdf import read_sdf
-from foundation.data.readers.smiles import read_smiles
+from foundation.data.readers.smiles import RowFrame, read_smiles
+from foundation.data.readers.wanted import Wanted, everything
 from foundation.errors import InputError
 from foundation.threads import available_cores
 from foundation.units import conversion_factor
 
-__all__ = ["read_isolated_atoms", "read_records"]
+__all__ = ["read_file", "read_isolated_atoms", "read_records"]
 
 _LOGGER = logging.getLogger(__name__)
 
 _READERS: dict[str, Callable[[DataFile, ResolvedDataset], Iterator[RawFrame]]] = {
     "ase": read_ase,
     "cif": read_cif,
-    "extxyz": read_extxyz,
-    "npz": read_npz,
     "sdf": read_sdf,
 }
+_SKIPPING_READERS = {"extxyz": read_extxyz, "npz": read_npz}
+"""Those that pass over frames that are not wanted without reading them."""
+_ROW_READERS = {"smiles": read_smiles, "parquet": read_parquet}
+"""Those that may give several structures a row, or none."""
 
 
 def read_records(dataset: ResolvedDataset, *, workers: int | None = None) -> Iterator[Record]:
@@ -52,7 +55,9 @@ def read_records(dataset: ResolvedDataset, *, workers: int | None = None) -> Ite
     converter = Converter(dataset)
     count = dropped = 0
     for file in dataset.files:
-        for frame in _frames(file, dataset, workers or available_cores()):
+        for _, frame in _frames(file, dataset, everything, workers or available_cores()):
+            if frame is None:
+                continue
             record = converter.convert(frame)
             if record is None:
                 dropped += 1
@@ -72,12 +77,33 @@ def read_records(dataset: ResolvedDataset, *, workers: int | None = None) -> Ite
         )
 
 
-def _frames(file: DataFile, dataset: ResolvedDataset, workers: int) -> Iterator[RawFrame]:
-    if file.format == "smiles":
-        return read_smiles(file, dataset, workers=workers)
-    if file.format == "parquet":
-        return read_parquet(file, dataset, workers=workers)
-    return _READERS[file.format](file, dataset)
+def read_file(
+    file: DataFile, dataset: ResolvedDataset, *, converter: Converter, wanted: Wanted, workers: int
+) -> Iterator[tuple[int, Record | None]]:
+    """Yield the records of one file, each with the number of the frame or row that it comes from.
+
+    Every number comes at least once: with None where the frame is not wanted, or gives no record.
+
+    Args:
+        file: One of the data set's.
+        dataset: Says how it is read.
+        converter: Of this data set.
+        wanted: Frames to read; the others are passed over as fast as the format allows.
+        workers: Threads that make conformers.
+
+    Raises:
+        InputError: The file is broken or a label is missing.
+    """
+    for number, frame in _frames(file, dataset, wanted, workers):
+        yield number, None if frame is None or not wanted(number) else converter.convert(frame)
+
+
+def _frames(file: DataFile, dataset: ResolvedDataset, wanted: Wanted, workers: int) -> Iterator[RowFrame]:
+    if file.format in _ROW_READERS:
+        return _ROW_READERS[file.format](file, dataset, workers=workers, wanted=wanted)
+    if file.format in _SKIPPING_READERS:
+        return enumerate(_SKIPPING_READERS[file.format](file, dataset, wanted=wanted))
+    return enumerate(_READERS[file.format](file, dataset))
 
 
 def read_isolated_atoms(dataset: ResolvedDataset) -> dict[int, float]:

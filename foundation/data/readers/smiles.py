@@ -18,20 +18,25 @@ from foundation.data.files import DataFile
 from foundation.data.readers.molecule import molecule_frame, molecule_key, quiet
 from foundation.data.readers.open_file import open_text
 from foundation.data.readers.record import RawFrame
+from foundation.data.readers.wanted import Wanted, everything
 from foundation.errors import InputError
 
-__all__ = ["Row", "frames_of_rows", "read_smiles"]
+__all__ = ["Row", "RowFrame", "frames_of_rows", "read_smiles"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH_PER_WORKER = 32
 _SMI_KEY = "smiles"
 
+RowFrame = tuple[int, RawFrame | None]
+"""Number of a row from 0, and one of its structures."""
 Row = tuple[str, Mapping[str, object]]
 """Where a row stands, and its columns."""
 
 
-def read_smiles(file: DataFile, dataset: ResolvedDataset, *, workers: int) -> Iterator[RawFrame]:
-    """Yield the structures of a .smi or .csv file; errors name the line, counted from 1.
+def read_smiles(
+    file: DataFile, dataset: ResolvedDataset, *, workers: int, wanted: Wanted = everything
+) -> Iterator[RowFrame]:
+    """Yield the structures of a .smi or .csv file, each with its row; errors name the line, counted from 1.
 
     Raises:
         InputError: A column is missing, a SMILES cannot be parsed, or no conformer was found.
@@ -43,13 +48,21 @@ def read_smiles(file: DataFile, dataset: ResolvedDataset, *, workers: int) -> It
         key = dataset.smiles_key
     else:
         rows, key = _smi_rows(file.path), _SMI_KEY
-    yield from frames_of_rows(rows, dataset, smiles_key=key, split=file.split, workers=workers)
+    yield from frames_of_rows(rows, dataset, smiles_key=key, split=file.split, workers=workers, wanted=wanted)
 
 
 def frames_of_rows(
-    rows: Iterator[Row], dataset: ResolvedDataset, *, smiles_key: str, split: str | None, workers: int
-) -> Iterator[RawFrame]:
-    """Make structures of rows that hold a SMILES, in the rows' order.
+    rows: Iterator[Row],
+    dataset: ResolvedDataset,
+    *,
+    smiles_key: str,
+    split: str | None,
+    workers: int,
+    wanted: Wanted,
+) -> Iterator[RowFrame]:
+    """Make structures of rows that hold a SMILES, in the rows' order, each with the number of its row.
+
+    Rows that are not wanted, and those that give no structure, come once with None.
 
     Args:
         rows: Of a table.
@@ -57,19 +70,23 @@ def frames_of_rows(
         smiles_key: Column of the SMILES.
         split: Of the file.
         workers: Threads (RDKit lets go of the interpreter while it embeds).
+        wanted: Rows to read.
 
     Raises:
         InputError: As in `read_smiles`.
     """
     build: Callable[[Row], list[RawFrame] | None]
     build = partial(_structures, dataset=dataset, smiles_key=smiles_key, split=split)
-    rows = itertools.islice(rows, dataset.limit)
+    numbered = enumerate(itertools.islice(rows, dataset.limit))
     failed = 0
     with ThreadPoolExecutor(workers) as pool:
-        while batch := list(itertools.islice(rows, _BATCH_PER_WORKER * workers)):
-            for frames in pool.map(build, batch):
-                failed += frames is None
-                yield from frames or ()
+        while batch := list(itertools.islice(numbered, _BATCH_PER_WORKER * workers)):
+            futures = [(number, pool.submit(build, row) if wanted(number) else None) for number, row in batch]
+            for number, future in futures:
+                frames = None if future is None else future.result()
+                failed += future is not None and frames is None
+                for frame in frames or (None,):
+                    yield number, frame
     if failed:
         _LOGGER.warning("data '%s': %d molecules left out: no conformer found", dataset.name, failed)
 

@@ -1,11 +1,22 @@
-"""Which keys of a file a data set declares; everything else in the file is left alone."""
+"""What of a file is read: the keys that a data set declares, and the frames that a process is to convert."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from foundation.data.card import ResolvedDataset
 from foundation.data.fields import NumberField
 
-__all__ = ["wanted_keys"]
+__all__ = ["Wanted", "everything", "wanted_keys"]
+
+Wanted = Callable[[int], bool]
+"""Number of a frame or row of a file, from 0 -> whether it is to be read; else it is passed over as fast as can be."""
+
+
+def everything(number: int) -> bool:
+    """Read the whole file."""
+    del number
+    return True
 
 
 def wanted_keys(dataset: ResolvedDataset) -> tuple[str, ...]:
