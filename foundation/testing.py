@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
+from ase.data import atomic_masses
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,8 +32,9 @@ def rebuild(
     positions: np.ndarray | None = None,
     cell: np.ndarray | None = None,
     order: np.ndarray | None = None,
+    field: np.ndarray | None = None,
 ) -> AtomGraph:
-    """Make one structure anew with other positions, cell or order of atoms; labels are dropped."""
+    """Make one structure anew with other positions, cell, order of atoms or external field; labels are dropped."""
     old = graph.positions.numpy() if positions is None else positions
     order = np.arange(len(old)) if order is None else order
     pbc = graph.pbc[0].numpy()
@@ -45,9 +47,15 @@ def rebuild(
             cell=(graph.cell[0].numpy() if cell is None else cell) if pbc.any() else None,
             pbc=pbc,
             level_index=int(graph.level_index),
+            external_field=external_field(graph) if field is None else field,
         ),
         cutoff,
     )
+
+
+def external_field(graph: AtomGraph) -> Float[np.ndarray, " 3"]:
+    """Of one structure, V/Å; zero where none is stated."""
+    return graph.external_field[0].numpy() if "external_field" in graph else np.zeros(3)
 
 
 def random_rotation(seed: int) -> Float[np.ndarray, "3 3"]:
@@ -79,7 +87,9 @@ def _asked(model: FoundationModel, graph: AtomGraph) -> list[str]:
     if not bool(graph.pbc.all()):
         undefined.add("stress")
     if periodic and model.head_kind("dipole") == "charges":
-        undefined |= {"dipole", "born_charges"}
+        undefined |= {"dipole", "quadrupole"}
+    if periodic and model.head_kind("polarizability") == "charges":
+        undefined.add("polarizability")
     return sorted(model.properties - undefined)
 
 
@@ -98,6 +108,7 @@ def check_orthogonal(model: FoundationModel, graph: AtomGraph, *, reflect: bool,
         cutoff=model.cutoff,
         positions=graph.positions.numpy() @ orthogonal.T,
         cell=graph.cell[0].numpy() @ orthogonal.T,
+        field=external_field(graph) @ orthogonal.T,
     )
     asked = _asked(model, graph)
     before, after = predict(model, graph, asked), predict(model, moved, asked)
@@ -108,7 +119,7 @@ def check_orthogonal(model: FoundationModel, graph: AtomGraph, *, reflect: bool,
 
 
 def check_translation(model: FoundationModel, graph: AtomGraph) -> None:
-    """Nothing depends on where the structure is; a dipole is about the centre of mass."""
+    """Nothing depends on where the structure is; a dipole is about the centre of mass. Not for ions in a field."""
     moved = rebuild(graph, cutoff=model.cutoff, positions=graph.positions.numpy() + np.array([13.7, -4.1, 101.3]))
     asked = _asked(model, graph)
     before, after = predict(model, graph, asked), predict(model, moved, asked)
@@ -248,3 +259,51 @@ def check_cutoff_smoothness(model: FoundationModel, *, numbers: tuple[int, int])
     for wide, narrow in itertools.pairwise(deviations):
         order = math.log2(wide / narrow)
         assert order > 3.5, f"the energy goes to zero at the cutoff as (c - r)^{order:.2f}, allowed: 4 or more"
+
+
+def dipole_about_origin(model: FoundationModel, graph: AtomGraph) -> Float[Tensor, " 3"]:
+    """The dipole of a free structure about the origin of coordinates; predictions are about the centre of mass."""
+    masses = atomic_masses[graph.atomic_numbers.numpy()]
+    centre = masses @ graph.positions.numpy() / masses.sum()
+    return predict(model, graph, ["dipole"])["dipole"][0] + graph.total_charge * torch.from_numpy(centre)
+
+
+def _slope(values: Callable[[float], Tensor], *, step: float) -> Tensor:
+    """By central differences of fourth order."""
+    near, far = values(step) - values(-step), values(2 * step) - values(-2 * step)
+    return (8 * near - far) / (12 * step)
+
+
+def check_field_response(model: FoundationModel, graph: AtomGraph, *, step: float = 1e-3) -> None:
+    """A free structure's dipole about the origin is -dE/dF, and its polarizability, if there is one, dP/dF."""
+    field = external_field(graph)
+    for axis in range(3):
+
+        def moved(amount: float, axis: int = axis) -> AtomGraph:
+            return rebuild(graph, cutoff=model.cutoff, field=field + amount * np.eye(3)[axis])
+
+        slope = _slope(lambda amount: predict(model, moved(amount), ["energy"])["energy"], step=step)
+        expected = dipole_about_origin(model, graph)[axis]
+        assert_close(-slope[0], expected, f"-dE/dF, axis {axis}", tolerance=1e-6)
+        if model.head_kind("polarizability") == "charges":
+            response = _slope(lambda amount: predict(model, moved(amount), ["dipole"])["dipole"][0], step=step)
+            polarizability = predict(model, graph, ["polarizability"])["polarizability"][0]
+            assert_close(polarizability[:, axis], response, f"dP/dF, axis {axis}", tolerance=1e-6)
+
+
+def check_born_charges(model: FoundationModel, graph: AtomGraph, *, step: float = 1e-4) -> None:
+    """Born charges add up to the total charge; those of a free structure are slopes of its dipole about the origin."""
+    born = predict(model, graph, ["born_charges"])["born_charges"]
+    error = float((born.sum(0) - float(graph.total_charge) * torch.eye(3)).abs().max())
+    assert error < 1e-8, f"Born charges miss the total charge by {error:.1e} e"
+    if bool(graph.pbc.any()):
+        return
+    positions = graph.positions.numpy()
+    for direction in np.random.default_rng(0).normal(size=(2, *positions.shape)):
+
+        def dipole(amount: float, direction: np.ndarray = direction) -> Tensor:
+            moved = rebuild(graph, cutoff=model.cutoff, positions=positions + amount * direction)
+            return dipole_about_origin(model, moved)
+
+        expected = torch.einsum("nab,nb->a", born, torch.from_numpy(direction))
+        assert_close(_slope(dipole, step=step), expected, "Born charges", tolerance=1e-6)

@@ -102,7 +102,7 @@ def build_graph(
     level_index: int = 0,
     dataset_index: int = 0,
     structure_index: int = 0,
-    external_field: ArrayLike | None = None,
+    external_field: Sequence[float] | np.ndarray | None = None,
     where: str = "structure",
 ) -> AtomGraph:
     """Validate one structure and make a graph of it, without edges (see `foundation.data.neighbors.with_neighbors`).
@@ -180,7 +180,7 @@ def _check_cell(cell: np.ndarray, pbc: np.ndarray, where: str) -> None:
         )
 
 
-def _check_field(field: ArrayLike, cell: np.ndarray, pbc: np.ndarray, where: str) -> Tensor:
+def _check_field(field: Sequence[float] | np.ndarray, cell: np.ndarray, pbc: np.ndarray, where: str) -> Tensor:
     array = np.asarray(field, dtype=np.float64)
     if array.shape != (3,) or not np.isfinite(array).all():
         raise InputError(f"{where}: external field {array.tolist()}; allowed: three finite numbers, V/Å")

@@ -172,33 +172,6 @@ def test_energy_is_smooth_at_the_cutoff(model):
     testing.check_cutoff_smoothness(model, numbers=(6, 8))
 
 
-def test_coulomb_energy_keeps_the_contracts():
-    model = build_model(BACKBONES["default"], electrostatics=True)
-    molecules = [STRUCTURES["molecule"], STRUCTURES["ion"]]
-    for graph in molecules:
-        testing.check_orthogonal(model, graph, reflect=True)
-        testing.check_permutation(model, graph)
-        testing.check_forces(model, graph)
-    testing.check_batching(model, molecules)
-
-
-def test_born_charges_are_dipole_derivatives():
-    model = build_model(BACKBONES["default"])
-    graph = STRUCTURES["molecule"]
-    born = testing.predict(model, graph, ["born_charges"])["born_charges"]
-    step = 1e-5
-    for atom, axis in ((0, 0), (3, 2)):
-        shifted = []
-        for sign in (1, -1):
-            positions = graph.positions.numpy().copy()
-            positions[atom, axis] += sign * step
-            moved = testing.rebuild(graph, cutoff=model.cutoff, positions=positions)
-            shifted.append(testing.predict(model, moved, ["dipole"])["dipole"][0])
-        testing.assert_close(
-            born[atom, :, axis], (shifted[0] - shifted[1]) / (2 * step), "Born charges", tolerance=1e-6
-        )
-
-
 def test_dipole_of_an_ion_is_about_its_centre_of_mass():
     model = build_model(BACKBONES["default"])
     testing.check_translation(model, STRUCTURES["ion"])
