@@ -44,7 +44,21 @@ def slab(vacuum: float = 8.0) -> Atoms:
     return atoms
 
 
-STRUCTURES = {"molecule": molecule("CH3CONH2"), "triclinic crystal": triclinic(), "slab": slab()}
+def water() -> Atoms:
+    atoms = Atoms(cell=np.diag([7.0, 5.0, 6.0]), pbc=True)
+    for place in ([0.0, 0.3, 0.1], [2.9, 0.5, 1.4], [1.2, 2.8, 3.1]):
+        one = molecule("H2O")
+        one.positions += place
+        atoms += one
+    return atoms
+
+
+STRUCTURES = {
+    "molecule": molecule("CH3CONH2"),
+    "triclinic crystal": triclinic(),
+    "slab": slab(),
+    "water": water(),
+}
 
 
 def test_energies_and_forces_are_those_of_the_librarys_documentation(found: Found) -> None:
@@ -125,16 +139,20 @@ def test_batching_permutation_translation_and_repeated_cells_agree(found: Found)
     torch.testing.assert_close(doubled.stress, single[1].stress, rtol=1e-9, atol=1e-12)
 
 
-def test_energy_has_no_step_while_a_cell_is_scaled(found: Found) -> None:
-    """Fourth differences of a smooth curve on a fine grid are rounding; a sharp cutoff shows in them at 1e-5 eV."""
-    crystal = STRUCTURES["triclinic crystal"]
+@pytest.mark.parametrize(("name", "step"), [("triclinic crystal", 1e-11), ("water", 1e-7)])
+def test_energy_has_no_step_while_a_cell_is_scaled(found: Found, name: str, step: float) -> None:
+    """Fourth differences of a smooth curve on a fine grid are rounding; a step shows in them three times as large.
+
+    In water the counts of neighbours matter, which the library does not fade.
+    """
+    crystal = STRUCTURES[name]
     cells = []
-    for scale in np.linspace(0.99, 1.01, 401):
+    for scale in np.linspace(0.998, 1.002, 121):
         cells.append(crystal.copy())
         cells[-1].set_cell(crystal.cell.array * scale, scale_atoms=True)
     energies = found(*cells).energy.numpy()
     assert np.ptp(energies) > 1e-3
-    assert np.abs(np.diff(energies, 4)).max() < 1e-10
+    assert np.abs(np.diff(energies, 4)).max() < 3 * step
 
 
 def test_it_can_be_copied_and_has_nothing_to_train_or_store(graph_of: Graph) -> None:
