@@ -22,6 +22,7 @@ CONFIG = {
         "edge_degree": 2,
         "product_degree": 2,
         "radial_width": 4,
+        "radial_groups": 1,
     },
     "heads": {"energy": {"kind": "energy", "hidden": 4}, "charges": {"kind": "charges", "hidden": 4}},
     "elements": [1, 6, 8],
