@@ -12,6 +12,7 @@ from ase import Atoms
 from foundation.errors import InputError
 from foundation.recipe import load_recipe
 from foundation.run.plan import Plan, make_plan, prepare_data, scaling_sample
+from foundation.run.training import describe
 
 Write = Callable[..., Path]
 Structure = Callable[..., Atoms]
@@ -57,8 +58,68 @@ def test_labels_that_a_structure_cannot_have_are_refused(write_recipe: Write, st
     assert "1 structures with 'stress' are not periodic" in problem_of(recipe, "tasks.energy.property=stress")
     assert "allowed: head: {kind: tensor}" in problem_of(recipe, CHARGES)
     plan_of(recipe, CHARGES, "tasks.dipole.head={kind: tensor}")
-    both = "tasks.charges={property: energy, data: [mine], head: {kind: energy}}"
-    assert "holds periodic structures" in problem_of(recipe, both, "model.electrostatics={kind: coulomb}")
+    quadrupole = "tasks.dipole.head={kind: charges, quadrupole: true}"
+    assert "give no 'dipole'" in problem_of(recipe, CHARGES, quadrupole)
+
+
+LATENT = "model.electrostatics={kind: coulomb, latent: true}"
+
+
+def test_charges_without_labels_have_to_be_called_latent(write_recipe: Write, structure: Structure) -> None:
+    labels = {"energy": -1.0, "dipole": np.ones(3)}
+    recipe = write_recipe(train=[structure("OH", seed=0, **labels)], val=[structure("OH", seed=1, **labels)])
+    coulomb = "model.electrostatics={kind: coulomb}"
+    problem = problem_of(recipe, coulomb)
+    assert "no task on dipole, partial_charges, born_charges with a head of kind 'charges'" in problem
+    assert "latent: true" in problem
+    assert "pending patent" in problem
+    assert "allowed: false" in problem_of(recipe, LATENT, CHARGES)
+    assert "allowed with model.electrostatics: {latent: true}" in problem_of(recipe, "model.charges={}")
+    labelled = plan_of(recipe, coulomb, CHARGES).model.config.heads["charges"]
+    assert labelled.kind == "charges"
+    assert labelled.model.kind == "redistributed"
+    assert labelled.model.start == "zero"
+    latent = plan_of(recipe, LATENT).model.config.heads["charges"]
+    assert latent.kind == "charges"
+    assert latent.model.kind == "redistributed"
+    assert latent.model.start == "electronegativity"
+    chosen = plan_of(recipe, LATENT, "model.charges={model: {kind: qeq}}").model.config.heads["charges"]
+    assert chosen.kind == "charges"
+    assert chosen.model.kind == "qeq"
+
+
+def test_charge_models_that_do_not_fit_are_refused(write_recipe: Write, structure: Structure) -> None:
+    labels = {"energy": -1.0, "dipole": np.ones(3)}
+    recipe = write_recipe(train=[structure("OHH", seed=0, **labels)], val=[structure("OH", seed=1, **labels)])
+    equilibrated = "tasks.dipole.head={kind: charges, model: {kind: qeq, max_atoms: 2}}"
+    alone = "tasks.dipole.head={kind: charges, model: {kind: qeq}}"
+    assert "model has no electrostatics; allowed: model.electrostatics" in problem_of(recipe, CHARGES, alone)
+    problem = problem_of(recipe, CHARGES, equilibrated, "model.electrostatics={}")
+    assert "up to 2 atoms (max_atoms), data 'mine' has one of 3; allowed: charge model 'redistributed'" in problem
+    unresponsive = "tasks.dipole.head={kind: charges, polarizability: true}"
+    assert "'redistributed' does not respond to a field; allowed: model: {kind: qeq}" in problem_of(
+        recipe, CHARGES, unresponsive
+    )
+
+
+def test_molecules_and_charged_crystals_train_together(write_recipe: Write, structure: Structure) -> None:
+    labels = {"energy": -1.0, "forces": np.zeros((2, 3))}
+    train = [structure("NaH", seed=0, pbc=True, **labels), structure("OH", seed=1, **labels)]
+    charge = "data.mine.charge={key: total_charge}"
+    recipe = write_recipe(train=[_charged(frame) for frame in train], val=[_charged(train[1])])
+    plan = plan_of(recipe, LATENT, charge, "tasks.forces={property: forces, data: [mine]}")
+    assert "electrostatics: 1 cells of data mine carry a net charge: a uniform background neutralises it" in describe(
+        plan
+    )
+    batch = next(iter(plan.data.train_dataloader()))
+    assert batch.pbc.all(dim=1).tolist() in ([True, False], [False, True])
+    forces = plan.model(batch, properties=["forces"])["forces"]
+    assert forces.isfinite().all()
+
+
+def _charged(frame: Atoms) -> Atoms:
+    frame.info["total_charge"] = int(frame.pbc.all())
+    return frame
 
 
 def test_dispersion_is_added_only_to_labels_that_lack_it(write_recipe: Write, structure: Structure) -> None:
