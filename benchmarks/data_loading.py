@@ -89,7 +89,7 @@ def measure(count: int, folder: Path) -> dict[str, float]:
             )
         ]
     )
-    bounds = Bounds(BatchConfig(max_structures=BATCH), num_atoms=graphs.num_atoms, num_edges=None, name=graphs.name)
+    bounds = Bounds(BatchConfig(max_structures=BATCH), num_atoms=graphs.num_atoms, num_neighbors=None, name=graphs.name)
     mixture = Mixture({"clusters": count}, weights={}, config=MixtureConfig(), seed=0)
     start = time.process_time()
     plan = TrainingBatches(mixture, bounds=bounds, num_ranks=1)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import overload
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from foundation.data.graph import AtomGraph
@@ -73,7 +74,7 @@ class GraphSequence(Sequence[AtomGraph]):
         self._level_index = level_index
         self._dataset_index = dataset_index
         self.budget = budget
-        self._kept: list[AtomGraph | None] = [None] * len(rows)
+        self._kept: dict[int, AtomGraph] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,7 +86,7 @@ class GraphSequence(Sequence[AtomGraph]):
     def __getitem__(self, index: int | slice) -> AtomGraph | list[AtomGraph]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        kept = self._kept[index]
+        kept = self._kept.get(index)
         if kept is not None:
             return kept
         row = int(self.rows[index])
@@ -104,14 +105,19 @@ class GraphSequence(Sequence[AtomGraph]):
         """What to call a graph in an error."""
         return self.store.names[int(self.rows[index])]
 
-    def count_edges(self) -> Int[np.ndarray, " structures"]:
-        """Edges of each graph. They are counted once for a store and cutoff and kept beside its shards."""
-        known = self.store.load_edge_counts(self._cutoff)
-        missing = np.flatnonzero(known[self.rows] < 0)
+    def count_neighbors(self) -> Int[np.ndarray, "structures 2"]:
+        """Edges of each graph, and the most that one of its atoms receives.
+
+        They are counted once for a store and cutoff and kept beside its shards.
+        """
+        known = self.store.load_neighbor_counts(self._cutoff)
+        missing = np.flatnonzero(known[self.rows, 0] < 0)
         for index in missing:
-            known[self.rows[index]] = len(self[int(index)].senders)
+            receivers = self[int(index)].receivers
+            most = int(torch.bincount(receivers).max()) if len(receivers) else 1
+            known[self.rows[index]] = (len(receivers), most)
         if len(missing):
-            self.store.save_edge_counts(self._cutoff, known)
+            self.store.save_neighbor_counts(self._cutoff, known)
         return known[self.rows]
 
 
@@ -144,9 +150,9 @@ class ConcatenatedGraphs(Sequence[AtomGraph]):
         """Atoms of each graph."""
         return np.concatenate([part.num_atoms for part in self.parts])
 
-    def count_edges(self) -> Int[np.ndarray, " structures"]:
-        """Edges of each graph."""
-        return np.concatenate([part.count_edges() for part in self.parts])
+    def count_neighbors(self) -> Int[np.ndarray, "structures 2"]:
+        """Edges of each graph, and the most that one of its atoms receives."""
+        return np.concatenate([part.count_neighbors() for part in self.parts])
 
     def name(self, index: int) -> str:
         """What to call a graph in an error."""

@@ -250,7 +250,7 @@ class GraphDataModule(lightning.LightningDataModule):
         return Bounds(
             self._batch,
             num_atoms=graphs.num_atoms,
-            num_edges=None if self._batch.max_edges is None else graphs.count_edges(),
+            num_neighbors=graphs.count_neighbors() if self._batch.counts_neighbors else None,
             name=graphs.name,
         )
 

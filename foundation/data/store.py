@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from foundation.data.arrow_shard import ListView, ShardEntry, check_size, open_shard, single_chunk, verify_file
 from foundation.data.graph import AtomGraph
@@ -208,18 +208,29 @@ class Store:
             np.int64
         )
 
-    def load_edge_counts(self, cutoff: float) -> Int[np.ndarray, " structures"]:
-        """Number of edges of each structure within `cutoff` (Å) as far as they were counted before; -1 elsewhere."""
-        unknown = np.full(len(self), -1, dtype=np.int64)
+    def total_charges(self) -> Float[np.ndarray, " structures"]:
+        """Total charge of each structure, e.
+
+        Raises:
+            InputError: A shard is broken.
+        """
+        return np.concatenate([self._shard(number).column("total_charge") for number in range(len(self._entries))])
+
+    def load_neighbor_counts(self, cutoff: float) -> Int[np.ndarray, "structures 2"]:
+        """Edges of each structure within `cutoff` (Å), and the most that one of its atoms receives.
+
+        As far as they were counted before; -1 elsewhere.
+        """
+        unknown = np.full((len(self), 2), -1, dtype=np.int32)
         try:
-            counts = np.load(self._edge_counts_file(cutoff), allow_pickle=False)
+            counts = np.load(self._neighbor_counts_file(cutoff), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return unknown
         return counts if counts.dtype == unknown.dtype and counts.shape == unknown.shape else unknown
 
-    def save_edge_counts(self, cutoff: float, counts: Int[np.ndarray, " structures"]) -> None:
-        """Keep counted edges for the next run; where the folder cannot be written, they are counted again then."""
-        file = self._edge_counts_file(cutoff)
+    def save_neighbor_counts(self, cutoff: float, counts: Int[np.ndarray, "structures 2"]) -> None:
+        """Keep what was counted for the next run; where the folder cannot be written, they are counted again then."""
+        file = self._neighbor_counts_file(cutoff)
         partial = file.with_suffix(f".{os.getpid()}.partial")
         with contextlib.suppress(OSError):
             try:
@@ -229,8 +240,8 @@ class Store:
             finally:
                 partial.unlink(missing_ok=True)
 
-    def _edge_counts_file(self, cutoff: float) -> Path:
-        return self.path / f"edges-{cutoff!r}.npy"
+    def _neighbor_counts_file(self, cutoff: float) -> Path:
+        return self.path / f"neighbors-{cutoff!r}.npy"
 
     def _locate(self, index: int) -> tuple[int, int]:
         assert 0 <= index < len(self), f"structure {index} of {len(self)}"

@@ -64,7 +64,7 @@ def make_loader(
     graphs: ConcatenatedGraphs, *, seed: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1
 ) -> GraphLoader:
     mixture = Mixture({"h2": NUM_STRUCTURES}, weights={}, config=MixtureConfig(), seed=seed)
-    bounds = Bounds(BatchConfig(max_structures=BATCH), num_atoms=graphs.num_atoms, num_edges=None, name=graphs.name)
+    bounds = Bounds(BatchConfig(max_structures=BATCH), num_atoms=graphs.num_atoms, num_neighbors=None, name=graphs.name)
     plan = TrainingBatches(mixture, bounds=bounds, num_ranks=ranks)
     return GraphLoader(
         graphs,

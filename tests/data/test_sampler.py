@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from foundation.config import validate
@@ -16,8 +16,10 @@ SIZES = st.lists(st.integers(1, 12), min_size=4, max_size=60)
 
 
 def bounds(sizes: list[int], config: BatchConfig) -> Bounds:
+    """Structures whose atoms all neighbour each other, themselves included."""
     num_atoms = np.array(sizes)
-    return Bounds(config, num_atoms=num_atoms, num_edges=num_atoms**2, name=lambda place: f"mine.xyz frame {place}")
+    neighbors = np.stack([num_atoms**2, num_atoms], axis=1)
+    return Bounds(config, num_atoms=num_atoms, num_neighbors=neighbors, name=lambda place: f"mine.xyz frame {place}")
 
 
 def training(sizes: list[int], config: BatchConfig, *, ranks: int = 1, seed: int = 0) -> TrainingBatches:
@@ -31,12 +33,17 @@ def training(sizes: list[int], config: BatchConfig, *, ranks: int = 1, seed: int
     atoms=st.integers(12, 40),
     edges=st.integers(144, 400),
     ranks=st.integers(1, 4),
+    slots=st.integers(144, 400),
+    packing=st.sampled_from(["in_order", "full", "similar"]),
     seed=st.integers(0, 5),
 )
 def test_bounds_hold_and_every_epoch_is_one_pass_in_equal_steps(
-    sizes: list[int], structures: int, atoms: int, edges: int, ranks: int, seed: int
+    sizes: list[int], structures: int, atoms: int, edges: int, slots: int, packing: str, ranks: int, seed: int
 ) -> None:
-    config = BatchConfig(max_structures=structures, max_atoms=atoms, max_edges=edges)
+    limits = {"max_structures": structures, "max_atoms": atoms, "max_edges": edges, "max_slots": slots}
+    config = validate(BatchConfig, {**limits, "packing": packing}, where="test")
+    mixture = Mixture({"mine": len(sizes)}, weights={}, config=MixtureConfig(), seed=seed)
+    assume(len(bounds(sizes, config).pack(mixture.epoch(0))) >= ranks)
     plan = training(sizes, config, ranks=ranks, seed=seed)
     counts = np.array(sizes)
     for epoch in range(4):
@@ -46,6 +53,7 @@ def test_bounds_hold_and_every_epoch_is_one_pass_in_equal_steps(
             assert 1 <= len(batch) <= structures
             assert counts[batch].sum() <= atoms
             assert (counts[batch] ** 2).sum() <= edges
+            assert counts[batch].sum() * counts[batch].max() <= slots
         drawn = np.bincount(np.concatenate(batches), minlength=len(sizes))
         assert drawn.min() == 1
         assert drawn.sum() - len(sizes) < ranks
@@ -55,7 +63,8 @@ def test_bounds_hold_and_every_epoch_is_one_pass_in_equal_steps(
 
 @given(sizes=SIZES, ranks=st.integers(1, 3), epoch=st.integers(0, 5))
 def test_a_batch_depends_on_seed_epoch_step_and_rank_only(sizes: list[int], ranks: int, epoch: int) -> None:
-    config = BatchConfig(max_structures=5, max_atoms=20)
+    config = BatchConfig(max_structures=2, max_atoms=20, packing="full" if len(sizes) % 2 else "in_order")
+    assume(len(sizes) >= 2 * ranks)
     gone_through = training(sizes, config, ranks=ranks)
     for earlier in range(epoch):
         gone_through.batches(earlier)
@@ -131,14 +140,67 @@ def test_ranks_that_cannot_share_evenly_repeat_the_first_structures() -> None:
 
 
 def test_more_ranks_than_structures_is_an_error() -> None:
-    with pytest.raises(InputError, match="3 training structures an epoch cannot feed 4 processes"):
+    with pytest.raises(InputError, match="3 training structures an epoch are 3 batches, which cannot feed 4 processes"):
         training([2, 2, 2], BatchConfig(max_structures=1), ranks=4)
+
+
+def test_more_ranks_than_batches_is_an_error() -> None:
+    with pytest.raises(InputError, match="are 2 batches, which cannot feed 4 processes; allowed: at most 2 processes"):
+        training([2] * 16, BatchConfig(max_structures=8), ranks=4)
+
+
+@pytest.mark.parametrize("packing", ["full", "similar"])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_no_batch_of_structures_of_3_and_400_atoms_is_above_the_bounds(packing: str, ranks: int) -> None:
+    """And the processes have about as much to do in every step, of the bound that binds."""
+    random = np.random.default_rng(0)
+    sizes = random.choice([3, 400], size=3000, p=[0.8, 0.2])
+    degrees = np.where(sizes == 3, 2, random.integers(40, 60, size=len(sizes)))
+    neighbors = np.stack([sizes * degrees - random.integers(0, 3, size=len(sizes)), degrees], axis=1)
+    limits = {"max_structures": 4096, "max_atoms": 4000, "max_edges": 140_000, "max_slots": 160_000}
+    config = validate(BatchConfig, {**limits, "packing": packing}, where="test")
+    sized = Bounds(config, num_atoms=sizes, num_neighbors=neighbors, name=str)
+    mixture = Mixture({"mine": len(sizes)}, weights={}, config=MixtureConfig(), seed=0)
+    plan = TrainingBatches(mixture, bounds=sized, num_ranks=ranks)
+    for epoch in range(4):
+        batches = plan.batches(epoch)
+        assert len(batches) == plan.num_steps * ranks
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(sizes)))
+        for batch in batches:
+            assert sizes[batch].sum() <= 4000
+            assert neighbors[batch, 0].sum() <= 140_000
+            assert sizes[batch].sum() * degrees[batch].max() <= 160_000
+        costs = np.array([sized.cost(batch) for batch in batches]).reshape(plan.num_steps, ranks)
+        assert costs.sum() / (ranks * costs.max(axis=1).sum()) > 0.95
+
+
+def test_full_batches_are_fewer_than_those_in_order_and_similar_ones_have_fewer_empty_slots() -> None:
+    random = np.random.default_rng(0)
+    sizes = random.integers(5, 60, size=2000)
+    degrees = random.integers(10, 50, size=2000)
+    neighbors = np.stack([sizes * degrees // 2, degrees], axis=1)
+
+    def plan(packing: str) -> tuple[int, int]:
+        limits = {"max_structures": 999, "max_atoms": 300, "max_slots": 12_000, "packing": packing}
+        sized = Bounds(validate(BatchConfig, limits, where="test"), num_atoms=sizes, num_neighbors=neighbors, name=str)
+        batches = sized.pack(random.permutation(2000))
+        return len(batches), sum(sized.cost(batch) for batch in batches)
+
+    (in_order, _), (full, full_slots), (_, similar_slots) = (plan(kind) for kind in ("in_order", "full", "similar"))
+    assert full < 0.96 * in_order
+    assert similar_slots < 1.05 * (sizes * degrees).sum() < full_slots
+
+
+def test_similar_packing_needs_the_bound_that_it_is_about() -> None:
+    with pytest.raises(InputError, match="set max_slots"):
+        validate(BatchConfig, {"max_structures": 8, "packing": "similar"}, where="recipe")
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (BatchConfig(max_structures=8, max_atoms=9), r"mine\.xyz frame 1: 10 atoms alone.*batch\.max_atoms is 9.*10"),
+        (BatchConfig(max_structures=8, max_slots=99), r"mine\.xyz frame 1: 100 slots alone.*batch\.max_slots is 99"),
         (BatchConfig(max_structures=8, max_edges=99), r"mine\.xyz frame 1: 100 edges alone.*batch\.max_edges is 99"),
     ],
 )

@@ -167,12 +167,12 @@ def test_shards_are_ordinary_files_of_hugging_face_datasets(tmp_path: Path) -> N
 
 def test_counted_edges_are_kept_with_the_store(tmp_path: Path) -> None:
     store = create(tmp_path / "store", VARIED)
-    assert (store.load_edge_counts(5.0) == -1).all()
-    store.save_edge_counts(5.0, np.arange(5))
-    assert Store.open(store.path).load_edge_counts(5.0).tolist() == [0, 1, 2, 3, 4]
-    assert (store.load_edge_counts(4.0) == -1).all(), "another cutoff has other edges"
-    (tmp_path / "store" / "edges-5.0.npy").write_bytes(b"nonsense")
-    assert (store.load_edge_counts(5.0) == -1).all()
+    assert (store.load_neighbor_counts(5.0) == -1).all()
+    store.save_neighbor_counts(5.0, np.arange(10, dtype=np.int32).reshape(5, 2))
+    assert Store.open(store.path).load_neighbor_counts(5.0)[:, 1].tolist() == [1, 3, 5, 7, 9]
+    assert (store.load_neighbor_counts(4.0) == -1).all(), "another cutoff has other edges"
+    (tmp_path / "store" / "neighbors-5.0.npy").write_bytes(b"nonsense")
+    assert (store.load_neighbor_counts(5.0) == -1).all()
 
 
 @pytest.mark.parametrize(
