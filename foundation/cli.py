@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from foundation.commands import cost, data, doctor, evaluate, export, hub, predict, report, schema, train
-from foundation.errors import InputError
+from foundation.errors import InputError, InterruptionError
 from foundation.threads import tune_allocator
 
 __all__ = ["main"]
@@ -95,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED if _is_disk_full(error.__cause__) else INPUT_AT_FAULT
     except BrokenPipeError:  # the reader of our output has gone, as in `foundation data list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except InterruptionError as stop:
+        print(f"{stop}; --resume goes on", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""The one exception for faults in what the user gave."""
+"""The one exception for faults in what the user gave; and the one for a program that was asked to stop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "InterruptionError"]
 
 
 class InputError(ValueError):
@@ -30,3 +30,15 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type[InputError], tuple[tuple[str, ...]]]:
         """Rebuild from the list of problems, so that the error crosses process boundaries whole."""
         return type(self), (self.problems,)
+
+
+class InterruptionError(Exception):
+    """A signal asked the program to stop, and it has: with what it needs to go on, if there is anything to go on from.
+
+    Args:
+        name: Of the signal, or "a signal to another rank".
+        where: What it stopped after, for people.
+    """
+
+    def __init__(self, name: str, *, where: str) -> None:
+        super().__init__(f"interrupted by {name} {where}")

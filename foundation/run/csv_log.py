@@ -56,14 +56,17 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write one row; metrics of the same step and epoch as the last row join it."""
+        """Write one row; metrics of the same step and epoch as the last row join it, and change nothing if in it."""
         values = {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         epoch = "" if "epoch" not in metrics else str(int(metrics["epoch"]))
         wall = f"{self._wall_before + time.monotonic() - self._started:.3f}"
         row = {"epoch": epoch, "step": "" if step is None else str(step), "wall_s": wall, **values}
         new_columns = [name for name in row if name not in self._columns]
         last = self._rows[-1] if self._rows else {}
-        joins = last.get("step") == row["step"] and last.get("epoch") == epoch and not values.keys() & _filled(last)
+        is_same = last.get("step") == row["step"] and last.get("epoch") == epoch
+        if is_same and values.items() <= last.items():
+            return
+        joins = is_same and not values.keys() & _filled(last)
         if joins:
             self._rows[-1] = {**last, **row}
         else:
@@ -86,6 +89,13 @@ class CsvLog(Logger):
         self._wall_before = float(self._rows[-1]["wall_s"]) if self._rows else 0.0
         self._started = time.monotonic()
         self._rewrite()
+
+    @rank_zero_only
+    def bring_to_disk(self) -> None:
+        """Make what was logged last through a power cut."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def _rewrite(self) -> None:
         temporary = self.path.with_suffix(".csv.tmp")

@@ -16,14 +16,14 @@ import numpy as np
 from foundation.config import dump_yaml, load_yaml, to_dict, validate
 from foundation.errors import InputError
 from foundation.recipe import Recipe
+from foundation.run.checkpoint_files import CheckpointFolder
 from foundation.run.ending import seconds_of
+from foundation.run.lock import LOCK_FILE
 
 __all__ = ["RunDirectory", "read_recipe", "recipe_to_dict"]
 
 RECIPE_FILE = "recipe.yaml"
 SUMMARY_FILE = "summary.json"
-LAST_CHECKPOINT = "checkpoints/last.ckpt"
-CUT_CHECKPOINT = "checkpoints/cut.ckpt"
 
 
 class RunDirectory:
@@ -37,14 +37,13 @@ class RunDirectory:
         self.path = path
 
     @property
-    def last_checkpoint(self) -> Path:
+    def checkpoints(self) -> CheckpointFolder:
         """What a resumed run goes on from."""
-        return self.cut_checkpoint if self.cut_checkpoint.is_file() else self.path / LAST_CHECKPOINT
+        return CheckpointFolder(self.path / "checkpoints")
 
-    @property
-    def cut_checkpoint(self) -> Path:
-        """Where `max_time` stopped the run amid an epoch; absent otherwise."""
-        return self.path / CUT_CHECKPOINT
+    def is_empty(self) -> bool:
+        """Whether there is no run in it: it is absent, or holds nothing but a lock."""
+        return not self.path.exists() or (self.path.is_dir() and all(p.name == LOCK_FILE for p in self.path.iterdir()))
 
     def is_finished(self, recipe: Recipe) -> bool:
         """Whether there is nothing left to do: the summary is written, and time did not cut the run short.
@@ -68,7 +67,7 @@ class RunDirectory:
         Raises:
             InputError: The path exists and is not an empty directory.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not self.is_empty():
             raise InputError(f"run directory '{self.path}' exists; allowed: --resume to go on, or another --out")
 
     def check_resumable(self, recipe: Recipe) -> None:
@@ -77,7 +76,7 @@ class RunDirectory:
         Raises:
             InputError: Each difference between the recipe and that of the run.
         """
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if self.is_empty():
             return
         stored = _flat(recipe_to_dict(read_recipe(self.path)))
         asked = _flat(recipe_to_dict(recipe))
@@ -90,14 +89,24 @@ class RunDirectory:
         if problems:
             raise InputError(problems)
 
-    def create(self, recipe: Recipe) -> None:
-        """Make the directory and write the resolved recipe; a run that goes on is not finished any more.
+    def make(self) -> None:
+        """Make the directory.
 
         Raises:
             InputError: It cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"run directory '{self.path}': cannot be written: {error}") from error
+
+    def begin(self, recipe: Recipe) -> None:
+        """Write the resolved recipe; a run that goes on is not finished any more.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        try:
             (self.path / SUMMARY_FILE).unlink(missing_ok=True)
             self.write_text(RECIPE_FILE, dump_yaml(recipe_to_dict(recipe)))
         except OSError as error:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-__all__ = ["CutCheckpoint", "Ending", "LastValidation", "ending_of", "seconds_of"]
+__all__ = ["Ending", "LastValidation", "ending_of", "seconds_of"]
 
 
 @dataclass(frozen=True)
@@ -68,34 +67,6 @@ def seconds_of(max_time: str | dict[str, int] | timedelta | None) -> float:
         days, hours, minutes, seconds = (int(part) for part in max_time.split(":"))
         max_time = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     return (timedelta(**max_time) if isinstance(max_time, dict) else max_time).total_seconds()
-
-
-class CutCheckpoint(Checkpoint):
-    """Saves where time stopped a run amid an epoch, so that a resumed run does the rest of that epoch.
-
-    Lightning itself counts an epoch that is stopped as done. A `Checkpoint`, because those act after all other
-    callbacks of a step: averages and schedules have moved.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
-        """Save if this was the last step but not the last of its epoch."""
-        if trainer.should_stop and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.path)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """An epoch that ran to its end leaves nothing to go back to."""
-        if not trainer.should_stop and trainer.is_global_zero:
-            self.path.unlink(missing_ok=True)
 
 
 class LastValidation(Callback):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["is_first_process", "trainer_arguments", "wait_for_all"]
+__all__ = ["is_first_process", "num_devices", "trainer_arguments", "wait_for_all"]
 
 MANY_RANKS = "ddp_find_unused_parameters_true"
 """Batches need not use every head, so that some weights get no gradient."""
@@ -29,12 +29,13 @@ def wait_for_all() -> None:
 def trainer_arguments(stated: Mapping[str, Any]) -> dict[str, Any]:
     """The section `trainer`, with a strategy that fits several ranks where it leaves that open."""
     arguments = dict(stated)
-    if _num_devices(arguments) * int(arguments.get("num_nodes", 1)) > 1 and arguments.get("strategy", "auto") == "auto":
+    if num_devices(arguments) * int(arguments.get("num_nodes", 1)) > 1 and arguments.get("strategy", "auto") == "auto":
         arguments["strategy"] = MANY_RANKS
     return arguments
 
 
-def _num_devices(arguments: Mapping[str, Any]) -> int:
+def num_devices(arguments: Mapping[str, Any]) -> int:
+    """Processes on each node that the section `trainer` asks for."""
     devices = arguments.get("devices", "auto")
     if isinstance(devices, list):
         return len(devices)

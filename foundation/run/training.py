@@ -6,38 +6,38 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from foundation.checkpoint import CardInfo, save_model
 from foundation.checkpoint.card import write_card
 from foundation.data.module import GraphDataModule
-from foundation.errors import InputError
+from foundation.errors import InputError, InterruptionError
 from foundation.properties import get_property
 from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
 from foundation.report import write_report
+from foundation.run.callbacks import make_callbacks
+from foundation.run.checkpoint_files import CheckpointFiles, damage_of, step_of
 from foundation.run.checks import charged_cells_in, check_references, learnt
-from foundation.run.csv_log import CsvLog, RewindLog
 from foundation.run.directory import RunDirectory
-from foundation.run.ending import CutCheckpoint, LastValidation, ending_of
+from foundation.run.ending import ending_of
+from foundation.run.environment import check_environment, check_writable
+from foundation.run.interruption import Interruption, note_for_requeue
+from foundation.run.lock import RunLock
 from foundation.run.plan import Plan, make_plan, prepare_data
 from foundation.run.ranks import is_first_process, trainer_arguments, wait_for_all
 from foundation.run.summary import summarise
-from foundation.run.timing import Timing
 from foundation.threads import set_threads
 from foundation.training.evaluation import Report, evaluate
-from foundation.training.progress import TrainingProgress
 
 __all__ = ["train"]
 
-MONITORED = "val/loss"
 PRETRAINING = "pretrain"
 
 
@@ -62,29 +62,55 @@ def train(
         The run directory.
 
     Raises:
-        InputError: Recipe, data, model or run directory are at fault; nothing was written then.
+        InputError: Recipe, data, model, run directory or the job's environment are at fault; nothing was written then.
+        InterruptionError: A signal came; `resume` goes on.
     """
     checked = load_recipe(recipe, overrides=overrides)
     directory = RunDirectory(Path("runs") / recipe_name(recipe) if out is None else out)
-    run_recipe(checked, directory, resume=resume, check_only=check_only)
+    check_environment(checked.trainer)
+    check_writable(directory.path)
+    try:
+        with Interruption() as interruption:
+            run_recipe(checked, directory, resume=resume, check_only=check_only, interruption=interruption)
+    except InterruptionError as stop:
+        if is_first_process():
+            note_for_requeue(str(stop))
+        raise
     return directory.path
 
 
-def run_recipe(recipe: Recipe, directory: RunDirectory, *, resume: bool, check_only: bool) -> None:
-    """Train a checked recipe into a directory.
+def run_recipe(
+    recipe: Recipe, directory: RunDirectory, *, resume: bool, check_only: bool, interruption: Interruption
+) -> None:
+    """Train a checked recipe into a directory, which nobody else does at the same time.
 
     Raises:
         InputError: As `train`.
     """
-    writes = is_first_process()
-    if resume:
-        if writes:
-            directory.check_resumable(recipe)
-        if directory.is_finished(recipe):
-            _say(f"{directory.path} is finished; nothing to do")
-            return
-    elif not check_only and writes:
-        directory.check_free()
+    with ExitStack() as held:
+        if is_first_process() and directory.path.is_dir() and not check_only:
+            held.enter_context(RunLock(directory.path))
+        if resume:
+            if is_first_process():
+                directory.check_resumable(recipe)
+            if directory.is_finished(recipe):
+                _say(f"{directory.path} is finished; nothing to do")
+                return
+        elif not check_only and is_first_process():
+            directory.check_free()
+        _run_checked(recipe, directory, held, resume=resume, check_only=check_only, interruption=interruption)
+
+
+def _run_checked(
+    recipe: Recipe,
+    directory: RunDirectory,
+    held: ExitStack,
+    *,
+    resume: bool,
+    check_only: bool,
+    interruption: Interruption,
+) -> None:
+    """Look through data and model, then train; the directory's lock goes to `held` if the directory is new."""
     _quieten_lightning()
     threads = set_threads(recipe.threads)
     data = prepare_data(recipe)
@@ -99,12 +125,16 @@ def run_recipe(recipe: Recipe, directory: RunDirectory, *, resume: bool, check_o
         _say("the recipe and its data are in order; nothing was trained (--check)")
         return
     existed = directory.path.exists()
-    if writes:
-        directory.create(recipe)
+    if is_first_process():
+        directory.make()
+        if not existed:
+            held.enter_context(RunLock(directory.path))
+            directory.check_free()
+        directory.begin(recipe)
     try:
-        _train_in(directory, recipe, data, plan, pretraining, resume=resume, threads=threads)
+        _train_in(directory, recipe, data, plan, pretraining, resume=resume, threads=threads, interruption=interruption)
     except InputError:
-        if writes and not existed:
+        if is_first_process() and not existed:
             directory.remove_if_fresh()
         raise
 
@@ -118,17 +148,18 @@ def _train_in(
     *,
     resume: bool,
     threads: int,
+    interruption: Interruption,
 ) -> None:
     if pretraining is not None:
         start = RunDirectory(directory.path / PRETRAINING)
         _say(f"pretraining into {start.path}")
-        run_recipe(pretraining, start, resume=resume, check_only=False)
+        run_recipe(pretraining, start, resume=resume, check_only=False, interruption=interruption)
         wait_for_all()
         _say("fine-tuning from what was pretrained")
         plan = make_plan(recipe, data, start=str(start.path))
     if plan.init is not None:
         _say(plan.init.describe())
-    _fit_and_finish(plan, directory, resume=resume, threads=threads)
+    _fit_and_finish(plan, directory, resume=resume, threads=threads, interruption=interruption)
 
 
 def _existing_start(recipe: Recipe) -> str | None:
@@ -190,34 +221,28 @@ def _describe_validation(plan: Plan) -> list[str]:
     return [f"validation: no labels of {', '.join(validation.without_labels)}; not counted in the choice of weights"]
 
 
-@dataclass(frozen=True)
-class _Watchers:
-    """Callbacks that are asked for something afterwards."""
-
-    timing: Timing
-    best: ModelCheckpoint | None
-    log: CsvLog
-    all: list[Callback]
-
-
-def _fit_and_finish(plan: Plan, directory: RunDirectory, *, resume: bool, threads: int) -> None:
+def _fit_and_finish(
+    plan: Plan, directory: RunDirectory, *, resume: bool, threads: int, interruption: Interruption
+) -> None:
     recipe = plan.recipe
-    watchers = _watchers(recipe, directory, has_validation=plan.validation.counts)
+    checkpoint = directory.checkpoints.newest(says=is_first_process()) if resume else None
+    if checkpoint is not None:
+        _say(f"going on from {checkpoint}")
+    watchers = make_callbacks(plan, directory, interruption=interruption)
+    purged = None if checkpoint is None else step_of(checkpoint)
     trainer = Trainer(
         **trainer_arguments(recipe.trainer),
         callbacks=watchers.all,
-        logger=[watchers.log, TensorBoardLogger(directory.path, name="tensorboard", version="")],
+        logger=[watchers.log, TensorBoardLogger(directory.path, name="tensorboard", version="", purge_step=purged)],
+        plugins=[CheckpointFiles()],
         default_root_dir=directory.path,
         use_distributed_sampler=False,
         inference_mode=False,
     )
-    checkpoint = directory.last_checkpoint
-    goes_on = resume and checkpoint.is_file()
-    if goes_on:
-        _say(f"going on from {checkpoint}")
-    trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint if goes_on else None, weights_only=True)
+    trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return
+    interruption.obey(where="after training, before its evaluation")
     ending = ending_of(trainer)
     kept, raw_state = _take_weights(plan, watchers.best)
     summary = summarise(plan, timing=watchers.timing, ending=ending, kept=kept, threads=threads)
@@ -236,33 +261,6 @@ def _fit_and_finish(plan: Plan, directory: RunDirectory, *, resume: bool, thread
     _say(f"done: {directory.path}")
 
 
-def _watchers(recipe: Recipe, directory: RunDirectory, *, has_validation: bool) -> _Watchers:
-    folder = directory.path / "checkpoints"
-    log = CsvLog(directory.path / "metrics.csv")
-    timing = Timing()
-    callbacks: list[Callback] = [RewindLog(log), timing]
-    if recipe.trainer.get("enable_progress_bar", True):
-        callbacks.append(TrainingProgress())
-    best = None
-    if has_validation:
-        best = ModelCheckpoint(
-            dirpath=folder,
-            filename="best",
-            monitor=MONITORED,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
-        callbacks += [LastValidation(), best]
-        if recipe.early_stopping is not None:
-            stopping = recipe.early_stopping
-            callbacks.append(EarlyStopping(MONITORED, patience=stopping.patience, min_delta=stopping.min_delta))
-    last = partial(ModelCheckpoint, dirpath=folder, filename="last", enable_version_counter=False)
-    callbacks.append(last(every_n_epochs=1, save_on_train_epoch_end=True))
-    callbacks.append(last(train_time_interval=timedelta(minutes=recipe.checkpoint_minutes)))
-    callbacks.append(CutCheckpoint(directory.cut_checkpoint))
-    return _Watchers(timing, best, log, callbacks)
-
-
 def _take_weights(plan: Plan, best: ModelCheckpoint | None) -> tuple[str, dict[str, torch.Tensor] | None]:
     """Put the weights that become the model into it.
 
@@ -272,6 +270,9 @@ def _take_weights(plan: Plan, best: ModelCheckpoint | None) -> tuple[str, dict[s
     module, average = plan.module, plan.module.average
     kept = "last"
     if plan.recipe.keep == "best" and best is not None and best.best_model_path:
+        problem = damage_of(Path(best.best_model_path))
+        if problem is not None:
+            raise InputError(f"checkpoint '{best.best_model_path}': {problem}; allowed: keep=last with another --out")
         checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(checkpoint["state_dict"])
         if average is not None:
@@ -334,6 +335,7 @@ def _quieten_lightning() -> None:
     warnings.filterwarnings("ignore", r"The number of training batches \(\d+\) is smaller than the logging interval")
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", r"The '\w+_dataloader' does not have many workers")
+    warnings.filterwarnings("ignore", r"The `srun` command is available on your system but is not used")
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,147 @@
+"""Whether the job that Slurm or torchrun started is what the recipe describes, told before anything is computed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from foundation.errors import InputError
+from foundation.run.ranks import num_devices
+
+__all__ = ["SharedDirectory", "check_environment", "check_writable"]
+
+_INTERACTIVE = ("bash", "interactive")
+"""Names of jobs in which Lightning does not take a process for a task of Slurm's."""
+SHARED_SECONDS = 20.0
+"""How long a network file system may take to show a file on another node."""
+
+
+def check_environment(trainer: Mapping[str, Any], *, environment: Mapping[str, str] | None = None) -> None:
+    """Compare the processes that were started with those that the recipe counts on.
+
+    Args:
+        trainer: The recipe's section `trainer`.
+        environment: Variables of the process; its own if None.
+
+    Raises:
+        InputError: Each contradiction, under which ranks would wait for others that never come.
+    """
+    variables = os.environ if environment is None else environment
+    devices, nodes = num_devices(trainer), int(trainer.get("num_nodes", 1))
+    problems = []
+    if "SLURM_JOB_ID" in variables and variables.get("SLURM_JOB_NAME") not in _INTERACTIVE:
+        problems += _slurm_problems(variables, devices=devices, nodes=nodes)
+    elif "TORCHELASTIC_RUN_ID" in variables:
+        problems += _torchrun_problems(variables, devices=devices, nodes=nodes)
+    if trainer.get("accelerator") in ("gpu", "cuda") and torch.cuda.device_count() < devices:
+        problems.append(
+            f"trainer.devices: {devices} GPUs are wanted, this process sees {torch.cuda.device_count()}; allowed: "
+            "as many as there are, on Slurm --gpus-per-node=N (with --gpus-per-task each task sees only its own)"
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def _slurm_problems(variables: Mapping[str, str], *, devices: int, nodes: int) -> list[str]:
+    tasks = int(variables.get("SLURM_NTASKS", "1"))
+    if "SLURM_STEP_ID" not in variables:  # in the batch script itself, or in a shell of salloc
+        if tasks * devices * nodes == 1:
+            return []
+        return [
+            f"Slurm: this job has {tasks} tasks and the recipe wants {devices * nodes} processes, but this process was "
+            "not started by srun, so that there is only one; allowed: srun foundation train …, or slurm/train.sbatch"
+        ]
+    given_nodes = int(variables.get("SLURM_STEP_NUM_NODES", variables.get("SLURM_NNODES", "1")))
+    tasks = int(variables.get("SLURM_STEP_NUM_TASKS", tasks))
+    if (tasks, given_nodes) == (devices * nodes, nodes):
+        return []
+    return [
+        f"Slurm: the job has {tasks} {_plural(tasks, 'task')} on {given_nodes} {_plural(given_nodes, 'node')}, the "
+        f"recipe wants {devices} {_plural(devices, 'device')} on each of {nodes} {_plural(nodes, 'node')} "
+        f"(trainer.devices, trainer.num_nodes); allowed: one task a device: sbatch --nodes={nodes} "
+        f"--ntasks-per-node={devices}, or trainer.num_nodes={given_nodes} trainer.devices={tasks // given_nodes}"
+    ]
+
+
+def _torchrun_problems(variables: Mapping[str, str], *, devices: int, nodes: int) -> list[str]:
+    world, local = int(variables["WORLD_SIZE"]), int(variables["LOCAL_WORLD_SIZE"])
+    if (world, local) == (devices * nodes, devices):
+        return []
+    return [
+        f"torchrun: it started {world} processes, {local} on this node; the recipe wants {devices} "
+        f"{_plural(devices, 'device')} on each of {nodes} {_plural(nodes, 'node')}; allowed: "
+        f"--nproc-per-node={devices} --nnodes={nodes}, or trainer.devices={local} trainer.num_nodes={world // local}"
+    ]
+
+
+def _plural(count: int, word: str) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def check_writable(run: Path) -> None:
+    """Try to write where the run and the prepared data are going to lie; nothing stays.
+
+    Raises:
+        InputError: Each place that refuses.
+    """
+    cache = Path(os.environ.get("FOUNDATION_CACHE", "~/.cache/foundation")).expanduser()
+    problems = []
+    for place, advice in ((run, "another --out"), (cache, "FOUNDATION_CACHE=/another/place")):
+        try:
+            existing = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            problems.append(f"'{place}' cannot be written: {error.strerror}; allowed: {advice}")
+    if problems:
+        raise InputError(problems)
+
+
+class SharedDirectory(Callback):
+    """Makes sure that all ranks see the same run directory: they resume from its checkpoints.
+
+    Args:
+        path: As this rank calls it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """The first rank writes a file; the others look for it.
+
+        Raises:
+            InputError: One does not find it.
+        """
+        if trainer.world_size == 1:
+            return
+        token = self._path / f".seen-by-all-{trainer.strategy.broadcast(secrets.token_hex(8))}"
+        if trainer.is_global_zero:
+            token.touch()
+        trainer.strategy.barrier("SharedDirectory")
+        is_seen = _appears(token)
+        is_shared = trainer.strategy.reduce_boolean_decision(is_seen, all=True)
+        if trainer.is_global_zero:
+            token.unlink()
+        if not is_shared:
+            raise InputError(
+                f"run directory '{self._path}': {'other nodes do' if is_seen else 'this node does'} not see what the "
+                "first process writes there; allowed: --out on a file system that all nodes share"
+            )
+
+
+def _appears(path: Path) -> bool:
+    until = time.monotonic() + SHARED_SECONDS
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
