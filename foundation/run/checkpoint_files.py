@@ -14,7 +14,6 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ _EARLIER_NAMES = ("cut.ckpt", "last.ckpt")
 _CHUNK = 1 << 20
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error, struct.error, UnpicklingError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
 )
 """What reading a damaged archive raises."""
 

@@ -22,7 +22,11 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "
 @pytest.mark.parametrize(
     ("variables", "trainer", "message"),
     [
-        (ONE_TASK, {"devices": 2}, "1 task on 1 node, the recipe wants 2 devices on each of 1 node.*--ntasks-per-node=2"),
+        (
+            ONE_TASK,
+            {"devices": 2},
+            "1 task on 1 node, the recipe wants 2 devices on each of 1 node.*--ntasks-per-node=2",
+        ),
         (TWO_NODES, {"devices": 2}, "2 tasks on 2 nodes, .*or trainer.num_nodes=2 trainer.devices=1"),
         (BATCH_SCRIPT, {"devices": 2}, "this process was not started by srun"),
         (TORCHRUN, {"devices": 2}, "it started 4 processes, 2 on this node; .*trainer.num_nodes=2"),
