@@ -29,7 +29,7 @@ def interaction_matrix(graph: AtomGraph, law: PairLaw, *, with_dipoles: bool) ->
         blocks = _free_blocks(slots.gather(graph.positions), law, with_dipoles=with_dipoles)
         blocks = _masked(blocks, slots, ~torch.eye(width, dtype=torch.bool, device=matrix.device))
         matrix = matrix + add_rows(blocks.reshape(-1, rows, rows), free, size=graph.num_graphs)
-    for group in periodic_groups(graph, repeats):
+    for group in periodic_groups(graph, repeats, law):
         box = reciprocal_box(graph, group, law, width=width)
         blocks = _periodic_blocks(box, with_dipoles=with_dipoles)
         own = radial_at_zero(law, orders=2)

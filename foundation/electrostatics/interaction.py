@@ -48,7 +48,12 @@ class Interaction(nn.Module):
 
     Two unit charges a distance r apart interact by erf(r/2σ)/r times the Coulomb constant; dipoles by its derivatives.
     A batch may mix all kinds of boundaries. Everything is float64 and differentiable twice by charges, dipoles,
-    positions and the cells of crystals.
+    positions and the cells of crystals; the cells of slabs and wires, whose stress is not defined, count as constants.
+
+    What a net charge means: in a crystal the average potential is zero, as if a uniform background neutralised it (see
+    `charged_cells`; the energy then depends on the cell and is not that of the charge alone); in a slab it is a charged
+    plane, −2π|z| times its density, in a wire a line, −2 ln(ρ/Å) times its density, without any background. Screened
+    charges need none. A crystal's dipole is that of an infinite crystal in a conductor (no surface term).
     """
 
     def __init__(self, config: InteractionConfig) -> None:
@@ -63,7 +68,7 @@ class Interaction(nn.Module):
         repeats, large = self._boundaries(graph)
         found = pair_potential(sources, graph, ~repeats, self.law)
         values, field = found.values, found.field
-        for group in periodic_groups(graph, repeats & ~large):
+        for group in periodic_groups(graph, repeats & ~large, self.law):
             box = reciprocal_box(graph, group, self.law)
             group_values, group_field = reciprocal_potential(sources, box, self.law)
             values = values + box.slots.scatter(group_values, num_atoms=len(values))
@@ -81,7 +86,7 @@ class Interaction(nn.Module):
         sources = _double(sources)
         repeats, large = self._boundaries(graph)
         energies = pair_energies(sources, graph, ~repeats, self.law)
-        for group in periodic_groups(graph, repeats & ~large):
+        for group in periodic_groups(graph, repeats & ~large, self.law):
             box = reciprocal_box(graph, group, self.law)
             group_energies = reciprocal_energies(sources, box, self.law)
             energies = energies + add_rows(group_energies, group.graphs, size=graph.num_graphs)
@@ -115,5 +120,5 @@ def _double(sources: Sources) -> Sources:
 
 
 def charged_cells(graph: AtomGraph) -> Bool[Tensor, " graphs"]:
-    """Which graphs repeat in all three directions and carry a net charge."""
+    """Which graphs repeat in all three directions and carry a net charge, which a uniform background neutralises."""
     return graph.pbc.all(dim=1) & (graph.total_charge != 0)

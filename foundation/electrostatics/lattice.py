@@ -19,6 +19,12 @@ TAPER = (23.0, 27.0)
 zero smoothly, a k-vector that enters or leaves the sum makes no step."""
 TAIL = 2 * math.sqrt(TAPER[1])
 """In units of σ: beyond this the product of two Gaussians is below e⁻²⁷."""
+WAVES_PER_LENGTH = math.sqrt(TAPER[1]) / math.pi
+"""k-vectors along a lattice vector, in units of its length in σ."""
+EMPTY_LENGTH = 30.0
+"""About how long the completed vectors of wires are, in units of σ."""
+TABLE_ELEMENTS = 2.0**23
+"""Of the waves of a group's atoms: 64 MiB for each of up to four parts."""
 BUCKET = 8.0
 """Structures whose work differs by less than about this factor are padded to one size and summed together."""
 
@@ -57,9 +63,14 @@ class ReciprocalBox:
     weights: Float[Tensor, "group n1 n2 n3"]
 
 
-def periodic_groups(graph: AtomGraph, chosen: Bool[Tensor, " graphs"]) -> list[PeriodicGroup]:
-    """The chosen structures in a few groups; their number grows with the logarithm of the spread of sizes."""
+def periodic_groups(graph: AtomGraph, chosen: Bool[Tensor, " graphs"], law: PairLaw) -> list[PeriodicGroup]:
+    """The chosen structures in a few groups: one for each number of dimensions and order of magnitude of the work.
+
+    A group whose tables would fill more than `TABLE_ELEMENTS` is cut into as few as do not.
+    """
     lengths = graph.cell.detach().square().sum(2).sqrt()
+    waves = torch.where(graph.pbc, lengths / law.smearing, EMPTY_LENGTH).sort(dim=1).values * WAVES_PER_LENGTH
+    tables = (graph.num_atoms_per_graph * (waves[:, 0] / 2 + 1) * (waves[:, 1] + 1)).tolist()
     work = graph.num_atoms_per_graph * torch.where(graph.pbc, lengths, 1.0).prod(1)
     bucket = (work.log() / math.log(BUCKET)).floor().long()
     members: dict[tuple[int, int], list[int]] = {}
@@ -67,10 +78,13 @@ def periodic_groups(graph: AtomGraph, chosen: Bool[Tensor, " graphs"]) -> list[P
     for index, (is_chosen, dimensions, size) in enumerate(rows):
         if is_chosen and dimensions > 0:
             members.setdefault((dimensions, size), []).append(index)
-    return [
-        PeriodicGroup(dimensions, torch.tensor(graphs, device=graph.pbc.device))
-        for (dimensions, _), graphs in members.items()
-    ]
+    groups = []
+    for (dimensions, _), graphs in members.items():
+        together = max(1, int(TABLE_ELEMENTS / max(tables[index] for index in graphs)))
+        for start in range(0, len(graphs), together):
+            part = torch.tensor(graphs[start : start + together], device=graph.pbc.device)
+            groups.append(PeriodicGroup(dimensions, part))
+    return groups
 
 
 def single_groups(graph: AtomGraph, chosen: Bool[Tensor, " graphs"]) -> list[PeriodicGroup]:
