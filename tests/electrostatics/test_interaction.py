@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundation.config import validate
 from foundation.data.graph import AtomGraph
-from foundation.electrostatics import Interaction, InteractionConfig, Sources, charged_cells
+from foundation.electrostatics import Interaction, InteractionConfig, Sources, charged_cells, lattice
+from foundation.electrostatics.lattice import periodic_groups
 from foundation.errors import InputError
 
 VARIANTS = [
@@ -75,6 +76,23 @@ def test_first_and_second_derivatives_are_finite_differences(
 
         analytic = torch.stack([(gradients[index] * direction).sum(), (seconds[index] * direction).sum()])
         torch.testing.assert_close(analytic, slope(along), rtol=1e-6, atol=1e-6)
+
+
+def test_every_second_derivative_of_a_small_crystal_and_molecule(mixed, batch, random_sources) -> None:
+    """By all coordinates, the cell, charges and dipoles, and all pairs of them."""
+    (positions, cell, pbc), interaction = mixed[4], Interaction(InteractionConfig())
+    graph = batch([(positions, cell, pbc), (positions, None, [False] * 3)])
+    sources = random_sources(graph)
+    inputs = [graph.positions, graph.cell, sources.charges, sources.dipoles]
+    inputs = [value.clone().requires_grad_() for value in inputs]
+
+    def energy(positions: Tensor, cell: Tensor, charges: Tensor, dipoles: Tensor) -> Tensor:
+        moved = graph.clone()
+        moved.positions, moved.cell = positions, cell
+        return interaction.energy(Sources(charges, dipoles), moved)
+
+    assert torch.autograd.gradcheck(energy, inputs, rtol=1e-6, atol=1e-6)
+    assert torch.autograd.gradgradcheck(energy, inputs, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -159,6 +177,18 @@ def test_a_mixed_batch_is_each_structure_alone(config: InteractionConfig, mixed,
         found = interaction.potential(part, alone)
         torch.testing.assert_close(found.values, potential.values[own], rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(found.field, potential.field[own], rtol=1e-10, atol=1e-10)
+
+
+def test_groups_that_are_cut_to_fit_into_memory_give_the_same(
+    mixed, batch, random_sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = batch([*mixed, *mixed])
+    sources, interaction = random_sources(graph), Interaction(InteractionConfig())
+    repeats = graph.pbc.any(1)
+    whole, number = interaction.energy(sources, graph), len(periodic_groups(graph, repeats, interaction.law))
+    monkeypatch.setattr(lattice, "TABLE_ELEMENTS", 1.0)
+    assert number < len(periodic_groups(graph, repeats, interaction.law)) == int(repeats.sum())
+    torch.testing.assert_close(interaction.energy(sources, graph), whole, rtol=1e-12, atol=1e-12)
 
 
 class CountOperators(TorchDispatchMode):
