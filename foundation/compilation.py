@@ -135,6 +135,11 @@ class CompiledModel:
         """Whether its charges interact."""
         return self.model.has_electrostatics
 
+    @property
+    def neutralises_cells(self) -> bool:
+        """Whether a uniform background stands beside the charges of a charged crystal."""
+        return self.model.neutralises_cells
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The model's weights."""
         return self.model.parameters()

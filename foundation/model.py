@@ -145,6 +145,11 @@ class FoundationModel(nn.Module):
         """Whether its charges interact, with each other and with an external field."""
         return self.electrostatics is not None
 
+    @property
+    def neutralises_cells(self) -> bool:
+        """Whether a uniform background stands beside the charges of a charged crystal; not where they are screened."""
+        return self.electrostatics is not None and self.electrostatics.config.screening_length is None
+
     def head_kind(self, property_name: str) -> str | None:
         """The kind of head that gives a property directly, or None."""
         name = self._head_of.get(property_name)

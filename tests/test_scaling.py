@@ -128,3 +128,27 @@ def test_born_charges_are_defined_where_the_dipole_is_not():
     found = FoundationModel(config)(collate(graphs), properties=["born_charges", "dipole"])
     assert found["dipole"].isnan().all(dim=1).tolist() == [True, False]
     assert found["born_charges"].isfinite().all()
+
+
+def test_elements_add_nothing_to_what_charges_give_themselves(make_model):
+    """A polarizability from the response of charges needs no labels, and no constants of elements."""
+    head = {"kind": "charges", "model": {"kind": "qeq"}, "polarizability": True, "quadrupole": True}
+    model = make_model({"energy": {"kind": "energy"}, "charges": head}, electrostatics=True)
+    fresh = FoundationModel(model.config)
+    fresh.scaling.reference_energies[:, [1, 8]] = 0.0
+    found = fresh.predict("O").values
+    assert {"polarizability", "quadrupole", "dipole"} <= found.keys()
+    assert np.linalg.eigvalsh(found["polarizability"]).min() > 0.05, "e²·Å²/eV; that of water is 0.1"
+    water = molecule("H2O")
+    labelled = build_graph(
+        positions=water.positions,
+        atomic_numbers=water.numbers,
+        total_charge=0.0,
+        spin_multiplicity=1,
+        targets={"polarizability": 0.1 * np.eye(3)},
+    )
+    graphs = [with_neighbors(labelled, 4.0)]
+    table = fit_scaling(graphs, properties=fresh.properties, levels=fresh.config.levels, isolated_atoms={})
+    assert table.references["polarizability"].nan_to_num().abs().max() > 0.01
+    fresh.scaling.set_table(table)
+    assert fresh.scaling.references("polarizability").abs().max() == 0

@@ -36,15 +36,14 @@ def add_dispersion(outputs: dict[str, Tensor], graph: AtomGraph, dispersion: D3D
     return {name: values + terms[name].to(values) if name in terms else values for name, values in outputs.items()}
 
 
-def say_background(graphs: Sequence[AtomGraph], *, electrostatics: bool, names: Collection[str]) -> None:
+def say_background(graphs: Sequence[AtomGraph], *, names: Collection[str]) -> None:
     """Warn of crystals with a net charge, whose energy depends on a convention.
 
     Args:
         graphs: Single structures.
-        electrostatics: Whether the model has any; without, nothing depends on it.
         names: Properties that are predicted.
     """
-    if not electrostatics or not any(name in names for name in _CHANGED):
+    if not any(name in names for name in _CHANGED):
         return
     count = sum(bool(charged_cells(graph).any()) for graph in graphs)
     if count:

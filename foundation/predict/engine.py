@@ -87,6 +87,11 @@ class Predictor(Protocol):
         """Whether its charges interact, with each other and with an external field."""
         ...
 
+    @property
+    def neutralises_cells(self) -> bool:
+        """Whether a uniform background stands beside the charges of a charged crystal."""
+        ...
+
     def parameters(self) -> Iterator[Tensor]:
         """Its weights: they tell the device."""
         ...
@@ -211,7 +216,8 @@ def predict_structures(
         ]
     if problems:
         raise InputError(problems)
-    say_background(graphs, electrostatics=model.has_electrostatics, names=wanted)
+    if model.neutralises_cells:
+        say_background(graphs, names=wanted)
     predictions = []
     for first, last in _batches(graphs):
         chosen = structures[first:last]

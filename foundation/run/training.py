@@ -202,7 +202,7 @@ def describe(plan: Plan) -> str:
         f"model: {trainable:,} trainable of {parameters:,} parameters, cutoff {plan.model.cutoff:g} Å, "
         f"{plan.scaling.mean_neighbors:.1f} neighbours on average, heads: {', '.join(plan.model.config.heads)}"
     )
-    if plan.model.electrostatics is not None:
+    if plan.model.neutralises_cells:
         lines += [
             f"electrostatics: {count} cells of data {name} carry a net charge: a uniform background neutralises it"
             for name, count in charged_cells_in(plan.data).items()
