@@ -1,4 +1,4 @@
-"""Put recipes/ and data_cards/, which stand beside the package in a checkout, into the wheel."""
+"""Put recipes/, data_cards/ and slurm/, which stand beside the package in a checkout, into the wheel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED_FOLDERS = ("recipes", "data_cards")
+SHIPPED_FOLDERS = ("recipes", "data_cards", "slurm")
 
 
 class BuildWithShippedFolders(build_py):

@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from foundation.commands import cost, data, doctor, evaluate, export, hub, predict, report, schema, train
+from foundation.commands import cost, data, doctor, evaluate, export, hub, predict, report, schema, slurm, train
 from foundation.errors import InputError, InterruptionError
 from foundation.threads import tune_allocator
 
 __all__ = ["main"]
 
-COMMANDS = (train, evaluate, predict, data, hub, export, report, cost, doctor, schema)
+COMMANDS = (train, evaluate, predict, data, hub, export, report, cost, slurm, doctor, schema)
 DONE, FAILED, INPUT_AT_FAULT = 0, 1, 2
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BAD_PLACE = {
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.run is train.run and not any(word.startswith("-") for word in rest):
+    if rest and options.run in (train.run, slurm.run_submit) and not any(word.startswith("-") for word in rest):
         options.overrides += rest  # KEY=VALUE behind an option, which argparse does not put together
     elif rest:
         parser.error(f"unrecognised: {' '.join(rest)}{_hint(parser, arguments, rest)}")

@@ -1,10 +1,10 @@
-"""Where the shipped recipes and data cards lie: beside the package in a checkout, inside it in a wheel."""
+"""Where the shipped recipes, data cards and Slurm scripts lie: beside the package in a checkout, in it in a wheel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["data_cards_dir", "recipes_dir"]
+__all__ = ["data_cards_dir", "recipes_dir", "slurm_dir"]
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -25,6 +25,15 @@ def data_cards_dir() -> Path:
         FileNotFoundError: The installation is incomplete.
     """
     return _shipped_folder("data_cards")
+
+
+def slurm_dir() -> Path:
+    """Return the folder of the scripts for Slurm.
+
+    Raises:
+        FileNotFoundError: The installation is incomplete.
+    """
+    return _shipped_folder("slurm")
 
 
 def _shipped_folder(name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers
@@ -18,12 +19,14 @@ from foundation.heads import HeadConfig
 from foundation.heads.charges import ChargesConfig
 from foundation.properties import Property, get_property
 from foundation.recipe import Recipe
+from foundation.run.ranks import num_devices
 from foundation.scaling import Scaling, has_references
 
 __all__ = [
     "Validation",
     "charged_cells_in",
     "check_periodicity",
+    "check_ranks",
     "check_references",
     "check_sizes",
     "labelled_rows",
@@ -46,6 +49,25 @@ class Validation:
 
     counts: bool
     without_labels: tuple[str, ...]
+
+
+def check_ranks(trainer: Mapping[str, Any], data: GraphDataModule) -> None:
+    """Refuse more processes than there are training structures.
+
+    Args:
+        trainer: The recipe's section `trainer`.
+        data: Set up.
+
+    Raises:
+        InputError: A process would have nothing to do, and the others would wait for it.
+    """
+    ranks = num_devices(trainer) * int(trainer.get("num_nodes", 1))
+    structures = sum(len(data.graphs(name, "train")) for name in data.dataset_names if "train" in data.splits(name))
+    if structures < ranks:
+        raise InputError(
+            f"trainer.devices, trainer.num_nodes: {ranks} processes for {structures} training structures; "
+            f"allowed: at most {structures}"
+        )
 
 
 def learnt(recipe: Recipe) -> dict[str, tuple[str, ...]]:

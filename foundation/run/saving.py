@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from foundation.training.module import FoundationModule
 __all__ = ["RankSums", "Saving"]
 
 _RANKS_KEY = "foundation_ranks"
+_LOST = re.compile(r"by peer|Broken pipe|[Tt]imed? ?out|NCCL")
+"""What gloo and NCCL say when a rank does not answer."""
 
 
 class Saving(Checkpoint):
@@ -108,8 +111,14 @@ class Saving(Checkpoint):
         self._interruption.is_training = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """A signal ends at once what is being given up."""
+        """A signal ends at once what is being given up; say what an error between ranks means."""
         self._interruption.is_training = False
+        if trainer.world_size > 1 and _LOST.search(str(exception)):
+            exception.add_note(
+                f"rank {trainer.global_rank} of {trainer.world_size} lost another one after step "
+                f"{trainer.global_step}; why that one ended is further up in the log, or known to the batch "
+                "system; --resume goes on from the last checkpoint"
+            )
 
     def _save(self, trainer: Trainer, *, before_its_row: bool) -> None:
         step = trainer.global_step

@@ -24,7 +24,7 @@ from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
 from foundation.report import write_report
 from foundation.run.callbacks import make_callbacks
 from foundation.run.checkpoint_files import CheckpointFiles, damage_of, step_of
-from foundation.run.checks import charged_cells_in, check_references, learnt
+from foundation.run.checks import charged_cells_in, check_ranks, check_references, learnt
 from foundation.run.directory import RunDirectory
 from foundation.run.ending import ending_of
 from foundation.run.environment import check_environment, check_writable
@@ -114,6 +114,7 @@ def _run_checked(
     _quieten_lightning()
     threads = set_threads(recipe.threads)
     data = prepare_data(recipe)
+    check_ranks(recipe.trainer, data)
     plan = make_plan(recipe, data, start=None if recipe.init is None else _existing_start(recipe))
     _say(describe(plan))
     pretraining = _checked_pretraining(recipe)

@@ -11,6 +11,7 @@ from ase import Atoms
 
 from foundation.errors import InputError
 from foundation.recipe import load_recipe
+from foundation.run.checks import check_ranks
 from foundation.run.plan import Plan, make_plan, prepare_data, scaling_sample
 from foundation.run.training import describe
 
@@ -143,6 +144,15 @@ def test_dispersion_is_added_only_to_labels_that_lack_it(write_recipe: Write, st
     assert "only labels that lack it, as those of 'mine' do" in problem
     # Dipoles have no dispersion to count twice.
     plan_of(recipe, asked, "data.mine.dispersion=lacking", other, "tasks.moment={property: dipole, data: [other]}")
+
+
+def test_more_ranks_than_structures_are_refused(write_recipe: Write, structure: Structure) -> None:
+    frames = [structure("OH", seed=seed, energy=-1.0) for seed in range(3)]
+    recipe = write_recipe(train=frames[:2], val=frames[2:])
+    data = prepare_data(load_recipe(recipe, overrides=()))
+    check_ranks({"accelerator": "cpu", "devices": 2}, data)
+    with pytest.raises(InputError, match="4 processes for 2 training structures; allowed: at most 2"):
+        check_ranks({"accelerator": "cpu", "devices": 2, "num_nodes": 2}, data)
 
 
 def test_scales_are_measured_on_labels_that_are_learnt(write_recipe: Write, structure: Structure) -> None:

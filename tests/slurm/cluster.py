@@ -20,13 +20,15 @@ NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue
 _SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 KILL_WAIT_SECONDS = 20
 """Between SIGTERM and SIGKILL, where a job is preempted."""
+REQUEUE_PAUSE_SECONDS = 5
+"""What a requeued job waits: Slurm takes it from how long credentials last, two minutes by default."""
 
 _CONFIGURATION = """
 ClusterName=foundation
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire={requeue_pause}
 CredType=cred/munge
 SlurmUser={user}
 SlurmdUser={user}
@@ -80,6 +82,7 @@ class Cluster:
                 host=socket.gethostname().partition(".")[0],
                 user=_user_name(),
                 kill_wait=KILL_WAIT_SECONDS,
+                requeue_pause=REQUEUE_PAUSE_SECONDS,
                 controller_port=ports[0],
                 port_1=ports[1],
                 port_2=ports[2],
@@ -148,10 +151,6 @@ class Cluster:
     def restarts(self, job: str) -> int:
         """How often a job was put back into the queue."""
         return int(self._of(job, "Restarts"))
-
-    def release(self, job: str) -> None:
-        """Let a requeued job start now instead of after Slurm's pause."""
-        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def task_processes(self, job: str) -> list[int]:
         """Processes of the tasks of a job's step on both nodes."""

@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from foundation.cli import main
+
 from .cluster import KILL_WAIT_SECONDS, Cluster, wait_until
 
 pytestmark = pytest.mark.slurm
@@ -59,9 +61,7 @@ class Job:
 
         seconds, what = START_SECONDS, lambda: f"restart {restarts + 1}\n{self.log()}"
         wait_until(lambda: self.cluster.restarts(self.number) > restarts, seconds=seconds, what=what)
-        wait_until(lambda: self.cluster.state(self.number) != "COMPLETING", seconds=seconds, what=what)
-        if self.cluster.state(self.number) == "PENDING":
-            self.cluster.release(self.number)
+        wait_until(lambda: self.cluster.state(self.number) == "PENDING", seconds=seconds, what=what)
         wait_until(lambda: self.cluster.state(self.number) == "RUNNING", seconds=seconds, what=what)
 
     def kill_a_task(self) -> None:
@@ -134,7 +134,10 @@ def uninterrupted(start, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_preempted_and_signalled_equals_uninterrupted(uninterrupted: Path, start, tmp_path: Path) -> None:
     job = start(tmp_path)
     job.wait_for_step(20)
+    assert main(["report", str(job.run)]) == 0, "a running job has a report"
+    assert {"train/gradient_norm", "train/loss", "train/denoising_loss"} <= set(logged(job.run)[-1])
     job.kill_a_task()
+    assert ": Killed" in job.log()
     job.wait_for_step(45)
     job.preempt()
     assert "interrupted by SIGTERM after step" in job.log()
@@ -166,9 +169,10 @@ def test_a_cancelled_job_saves_and_stays_cancelled(start, tmp_path: Path) -> Non
 def test_the_time_limit_ten_kills_and_preemptions_leave_no_trace(start, tmp_path: Path) -> None:
     """`pytest tests/slurm -m "slurm and slow"`: about a quarter of an hour."""
     longer = "trainer.max_epochs=200"
-    whole = start(tmp_path / "whole" if (tmp_path / "whole").mkdir() is None else tmp_path, longer)
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole = start(tmp_path / "whole", longer)
     whole.wait()
-    (tmp_path / "cut").mkdir()
     # Sent 40 seconds before the limit of one minute, and Slurm looks twice a minute.
     job = start(tmp_path / "cut", longer, options=("--time=1", "--signal=SIGUSR1@40"))
     chance = random.Random(os.environ.get("FOUNDATION_TEST_SEED", "0"))
