@@ -11,7 +11,8 @@ from foundation.model import FoundationModel
 
 PARTLY_UNDEFINED: Mapping[str, str] = {
     "dipole": "the dipole of periodic structures from partial charges",
-    "born_charges": "Born charges of periodic structures from partial charges",
+    "quadrupole": "the second moment of periodic structures from partial charges",
+    "polarizability": "the polarizability of periodic structures from partial charges",
     "stress": "the stress of structures that do not repeat in all three directions",
 }
 """Property -> where a model predicts NaN, as no number would be right."""
