@@ -98,11 +98,13 @@ class DatasetConfig(_Facts):
         group: What a split by group keeps together.
         split: How structures are divided.
         limit: Read only the first structures of each file.
+        store: Instead of all the above: a prepared store, a folder or an address that fsspec opens; with `split` only.
         weight: Share in a mixture, relative to the other data sets.
     """
 
     card: str | None = None
     properties: dict[PropertyName, LabelOverride] | None = Field(default=None, json_schema_extra=_KNOWN_PROPERTIES)
+    store: str | None = None
     weight: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -162,6 +164,7 @@ class ResolvedDataset(Config):
         isolated_atoms_file: Absolute path, if reference energies come from a file.
         licence: Of the card, "not stated" inline.
         citation: Of the card.
+        store: Where the store is, if it is not made of files here.
         checksums_skipped: Whether the user's own source replaced the card's, so that nothing is known of its content.
     """
 
@@ -187,6 +190,7 @@ class ResolvedDataset(Config):
     licence: str
     citation: tuple[str, ...]
     checksums_skipped: bool
+    store: str | None = None
 
 
 def card_names() -> tuple[str, ...]:
@@ -214,6 +218,10 @@ def resolve(config: DatasetConfig, *, name: str | None = None) -> ResolvedDatase
     Raises:
         InputError: Facts are missing, a file does not exist, or the card is unknown.
     """
+    if config.store is not None:
+        from foundation.data.stored import resolve_stored  # here: it needs the readers, and they need descriptions
+
+        return resolve_stored(config, name=name)
     called = config.card or name or "data"
     card = {} if config.card is None else _card_facts(config.card)
     own = config.model_dump(mode="json", exclude_unset=True, exclude={"card", "weight"})

@@ -26,6 +26,7 @@ from foundation.data.store import Store
 from foundation.data.store_files import locked, writing
 from foundation.data.store_parts import StoreParts
 from foundation.data.store_writer import FORMAT_VERSION
+from foundation.data.stored import DESCRIPTION, describe
 from foundation.errors import InputError
 from foundation.threads import available_cores
 
@@ -51,6 +52,7 @@ _NOT_CONTENT = {
     "isolated_atoms_file",
     "checksums_skipped",
     "dispersion",
+    "store",
 }
 """Fields of a description that do not change what the store holds; of the files the content counts, not the place."""
 
@@ -89,6 +91,8 @@ def prepare(
         InputError: A source file is not what its card was tested on, does not hold what the card says, or holds invalid
             structures; the disk is full; the store is corrupt; a process was killed.
     """
+    if dataset.store is not None:
+        return Store.open(dataset.store, cache_dir=cache_dir or default_cache_dir())
     place = _place(dataset, cache_dir or default_cache_dir(), first=0)
     if place.store.exists():
         return Store.open(place.store)
@@ -214,6 +218,7 @@ def _merge(dataset: ResolvedDataset, place: _Place) -> None:
         "licence": dataset.licence,
         "citation": list(dataset.citation),
         "files": files,
+        DESCRIPTION: describe(dataset),
     }
     kept, dropped = StoreParts(place.parts, dataset, final=place.store).merge(metadata=metadata)
     if dropped:

@@ -136,11 +136,23 @@ class Store:
         """
         if is_address(path):
             assert cache_dir is not None, "an address needs a cache"
-            remote = RemoteFolder(str(path), cache_dir=cache_dir)
-            content = _checked(remote.read_text(METADATA_FILE), f"{path}/{METADATA_FILE}", _rebuild_remote(path))
-            return cls(remote.keep(content["sha256"]), content, remote=remote)
+            content = cls.read_facts(path)
+            remote = RemoteFolder(str(path))
+            return cls(remote.keep(cache_dir, content["sha256"]), content, remote=remote)
         folder = Path(path)
         return cls(folder, _read_metadata(folder))
+
+    @classmethod
+    def read_facts(cls, path: Path | str) -> dict[str, Any]:
+        """The content of a store's `metadata.json`, wherever it lies; nothing else of it is touched.
+
+        Raises:
+            InputError: As `open`.
+        """
+        if not is_address(path):
+            return _read_metadata(Path(path))
+        text = RemoteFolder(str(path)).read_text(METADATA_FILE)
+        return _checked(text, f"{path}/{METADATA_FILE}", _rebuild_remote(path))
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -32,15 +32,13 @@ class RemoteFolder:
 
     Args:
         address: With its protocol.
-        cache_dir: Where files are kept.
 
     Raises:
         InputError: The protocol is unknown or its package is not installed.
     """
 
-    def __init__(self, address: str, *, cache_dir: Path) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
-        self._cache_dir = cache_dir
         self._folder: Path | None = None
         try:
             self._files, self._root = fsspec.core.url_to_fs(self.address)
@@ -56,10 +54,10 @@ class RemoteFolder:
         with self._reading(name):
             return self._files.cat_file(f"{self._root}/{name}").decode("utf-8")
 
-    def keep(self, content_id: str) -> Path:
+    def keep(self, cache_dir: Path, content_id: str) -> Path:
         """Where the files of this address go as long as its metadata have this digest."""
         place = hashlib.sha256(f"{self.address} {content_id}".encode()).hexdigest()[:20]
-        self._folder = self._cache_dir / "remote" / place
+        self._folder = cache_dir / "remote" / place
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder

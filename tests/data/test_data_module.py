@@ -239,6 +239,26 @@ def test_an_unknown_data_set_is_an_error_that_names_the_known(
         serve(datasets, tmp_path).graphs("third", "train")
 
 
+def test_a_store_elsewhere_serves_what_its_sources_did(datasets: dict[str, DatasetConfig], tmp_path: Path) -> None:
+    at_home = serve(datasets, tmp_path)
+    theirs = next(iter(at_home.train_dataloader()))
+    place = at_home.stores["first"].path.rename(tmp_path / "moved")
+    for address in (str(place), f"file://{place}"):
+        stored = validate(DatasetConfig, {"store": address, "split": datasets["first"].split}, where="test")
+        module = serve({"first": stored, "second": datasets["second"]}, tmp_path)
+        assert module.levels == at_home.levels
+        assert module.resolved["first"].properties == at_home.resolved["first"].properties
+        ours = next(iter(module.train_dataloader()))
+        assert identity(ours) == identity(theirs)
+        assert torch.equal(ours.targets["forces"], theirs.targets["forces"])
+    with pytest.raises(
+        InputError, match="data 'x': charge: a store has settled it; allowed beside store: split, weight"
+    ):
+        resolve(validate(DatasetConfig, {"store": str(place), "charge": 0}, where="test"), name="x")
+    with pytest.raises(InputError, match="not a store"):
+        resolve(validate(DatasetConfig, {"store": str(tmp_path)}, where="test"), name="x")
+
+
 def test_levels_follow_the_models_order_and_unknown_ones_are_refused(
     datasets: dict[str, DatasetConfig], tmp_path: Path
 ) -> None:
