@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import foundation
-from foundation.resources import data_cards_dir, recipes_dir
+from foundation.resources import data_cards_dir, recipes_dir, slurm_dir
 
 
 def run_python(code: str, *, path: Path | None = None, cwd: Path) -> str:
@@ -56,7 +56,7 @@ def test_a_wheel_carries_recipes_cards_and_embedded_data(repository: Path, tmp_p
     source.mkdir()
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(repository / name, source)
-    for name in ("foundation", "recipes", "data_cards"):
+    for name in ("foundation", "recipes", "data_cards", "slurm"):
         shutil.copytree(repository / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), "."]
     subprocess.run([sys.executable, *build], cwd=source, check=True, capture_output=True)
@@ -64,9 +64,9 @@ def test_a_wheel_carries_recipes_cards_and_embedded_data(repository: Path, tmp_p
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
 
-    code = "from foundation.resources import *; print(recipes_dir()); print(data_cards_dir())"
-    recipes, cards = (Path(line) for line in run_python(code, path=unpacked, cwd=tmp_path).splitlines())
-    for shipped, original in ((recipes, recipes_dir()), (cards, data_cards_dir())):
+    code = "from foundation.resources import *; print(recipes_dir()); print(data_cards_dir()); print(slurm_dir())"
+    recipes, cards, scripts = (Path(line) for line in run_python(code, path=unpacked, cwd=tmp_path).splitlines())
+    for shipped, original in ((recipes, recipes_dir()), (cards, data_cards_dir()), (scripts, slurm_dir())):
         assert shipped.is_relative_to(unpacked)
         assert files_in(shipped) == files_in(original)
     assert files_in(unpacked / "foundation") >= files_in(repository / "foundation")

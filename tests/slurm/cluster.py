@@ -112,8 +112,7 @@ class Cluster:
     def stop(self) -> None:
         """Cancel what runs, then end the daemons, the last one first."""
         try:
-            self.run("scancel", f"--user={_user_name()}")
-            wait_until(lambda: not self.run("squeue", "-h").strip(), seconds=KILL_WAIT_SECONDS + 20, what="no job")
+            self.cancel_all()
         finally:
             for daemon in reversed(self._daemons):
                 daemon.send_signal(signal.SIGTERM)
@@ -122,6 +121,11 @@ class Cluster:
                     daemon.wait(timeout=10)
                 except subprocess.TimeoutExpired:
                     daemon.kill()
+
+    def cancel_all(self) -> None:
+        """Cancel every job and wait until none is left."""
+        self.run("scancel", f"--user={_user_name()}")
+        wait_until(lambda: not self.run("squeue", "-h").strip(), seconds=KILL_WAIT_SECONDS + 20, what="no job")
 
     def run(self, *command: str, **environment: str) -> str:
         """What a Slurm command prints."""

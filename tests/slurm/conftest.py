@@ -63,6 +63,13 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def no_job_is_left(cluster: Cluster) -> Iterator[None]:
+    """A test that fails leaves the nodes to the next one."""
+    yield
+    cluster.cancel_all()
+
+
 @pytest.fixture
 def submit_folder(tmp_path: Path, repository: Path) -> Path:
     """Where jobs are submitted: as a checkout, with the shipped scripts and an environment."""
