@@ -34,7 +34,7 @@ objectives:
   masked_atoms: {{kind: masked_atoms, fraction: 0.2, weight: 0.3}}
 batch: {{max_structures: 4}}
 ema: {{decay: 0.99}}
-schedule: {{warmup_steps: 10}}
+schedule: {{warmup_steps: 2}}
 checkpoint_minutes: 0.05
 report: false
 threads: 1
