@@ -29,6 +29,11 @@ MODELS: dict[str, dict[str, object]] = {
         "charges": {"model": {"kind": "qeq"}, "polarizability": True},
         "electrostatics": {"screening_length": 2.0, "smearing": 0.8},
     },
+    "redistributed, feeding back": {"charges": {}, "electrostatics": {"feedback": {"rounds": 2}}},
+    "equilibrated, feeding back": {
+        "charges": {"model": {"kind": "qeq"}, "polarizability": True},
+        "electrostatics": {"feedback": {"rounds": 1}},
+    },
 }
 
 
@@ -195,7 +200,10 @@ def test_gradients_of_weights_match_differences(name: str, properties: tuple[str
 def test_a_molecule_in_a_wide_cell_has_the_born_charges_of_a_free_one(
     model: FoundationModel, pbc: tuple[bool, ...]
 ) -> None:
-    """In a box of 32 Å to 1e-3; what is left is the interaction with images, which falls as the volume grows."""
+    """In a box of 32 Å to 1e-3; what is left is the interaction with images, which falls as the volume grows.
+
+    Features that answer to the potential feel images more: to 1 %.
+    """
     free = graph_of(molecule("H2O"), seed=4)
     cell = np.array([[32.0, 0, 0], [6.0, 32.0, 0], [0, 4.0, 32.0]])
     atoms = Atoms(
@@ -205,7 +213,8 @@ def test_a_molecule_in_a_wide_cell_has_the_born_charges_of_a_free_one(
     boxed = graph_of(atoms, scale=0.0)
     expected = testing.predict(model, free, ["born_charges"])["born_charges"]
     found = testing.predict(model, boxed, ["born_charges"])["born_charges"]
-    assert (found - expected).abs().max() < 1e-3
+    allowed = 1e-2 * float(expected.abs().max()) if len(model.feedback) else 1e-3
+    assert (found - expected).abs().max() < allowed
 
 
 def test_supercells_have_the_same_born_charges() -> None:
