@@ -120,7 +120,7 @@ def check_references(
                 continue  # learnt from derivatives alone, which no constant of an element changes
             for split in data.splits(dataset):
                 rows = labelled_rows(data, dataset, split, prop.name)
-                found = elements_in({data.stores[dataset].formulas[row] for row in rows})
+                found = elements_in({data.stores[dataset].formulas[int(row)] for row in rows})
                 unknown = sorted(symbol for symbol in found if not known[atomic_numbers[symbol]])
                 if unknown:
                     problems.append(_unknown_reference(name, base, dataset, split, unknown, data))

@@ -72,8 +72,8 @@ def with_charges(heads: Mapping[str, HeadConfig], model: ModelSection) -> dict[s
     latent = electrostatics is not None and electrostatics.latent
     if model.charges is not None and (labelled or not latent):
         raise InputError(
-            "model.charges: the head of charges that no task tells; allowed with model.electrostatics: {latent: true} and "
-            f"without a task on {', '.join(OF_CHARGES)}; a task's own head stands under tasks.NAME.head"
+            "model.charges: the head of charges that no task tells; allowed with model.electrostatics: {latent: true} "
+            f"and without a task on {', '.join(OF_CHARGES)}; a task's own head stands under tasks.NAME.head"
         )
     if electrostatics is None or (labelled and not latent):
         return dict(heads)
@@ -83,9 +83,9 @@ def with_charges(heads: Mapping[str, HeadConfig], model: ModelSection) -> dict[s
         )
     if not latent:
         raise InputError(
-            f"model.electrostatics: no task on {', '.join(OF_CHARGES)} with a head of kind 'charges' tells the charges; "
-            "allowed: such a task, or latent: true, which learns them from energies and forces alone (a published method "
-            "under a pending patent: see docs/electrostatics.md)"
+            f"model.electrostatics: no task on {', '.join(OF_CHARGES)} with a head of kind 'charges' tells the "
+            "charges; allowed: such a task, or latent: true, which learns them from energies and forces alone (a "
+            "published method under a pending patent: see docs/electrostatics.md)"
         )
     charges = ChargesConfig(model=RedistributedConfig(start="electronegativity"))
     return {**heads, "charges": charges if model.charges is None else model.charges}

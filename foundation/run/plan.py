@@ -197,7 +197,7 @@ def scaling_sample(data: GraphDataModule, wanted: Mapping[str, Sequence[str]]) -
             firsts = [0]
             for prop in properties:
                 rows = labelled_rows(data, name, "train", prop)
-                first = _first_with_each_element([part.store.formulas[row] for row in rows])
+                first = _first_with_each_element([part.store.formulas[int(row)] for row in rows])
                 firsts += [place[int(rows[index])] for index in first]
             chosen = np.unique([*np.linspace(0, len(part) - 1, SCALING_STRUCTURES).round().astype(int), *firsts])
         graphs += [_with_labels(part[int(index)], properties) for index in chosen]

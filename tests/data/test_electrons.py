@@ -45,7 +45,7 @@ def test_impossible_states_are_refused(numbers: np.ndarray, charge: int, spin: i
 def test_crystals_and_fractional_charges_have_no_parity_but_still_a_number_of_electrons():
     check_electrons(COPPER, total_charge=0.0, spin_multiplicity=1, periodic=True, where="x")
     check_electrons(COPPER, total_charge=0.5, spin_multiplicity=1, periodic=True, where="x")
-    with pytest.raises(InputError, match="x: total charge 0.5 is not an integer; .* allowed: 0 or 1"):
+    with pytest.raises(InputError, match=r"x: total charge 0\.5 is not an integer; .* allowed: 0 or 1"):
         check_electrons(COPPER, total_charge=0.5, spin_multiplicity=2, periodic=False, where="x")
     with pytest.raises(InputError, match="of which 99 cannot be unpaired"):
         check_electrons(COPPER, total_charge=0.0, spin_multiplicity=100, periodic=True, where="x")
