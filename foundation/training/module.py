@@ -44,11 +44,11 @@ class FoundationModule(LightningModule):
         compiled: What training steps call instead of `model`; None where they are eager.
         average: Moving average of the weights, or None.
         batches_seen: Training batches that this rank has seen since step 0, across resumes.
+        window: Sums and counts of every objective on this rank since the last log, `[2, objectives]`.
         latest_scores: Property -> mean absolute error and unit (or accuracy) in training, when last logged.
     """
 
     weights: Tensor
-    window: Tensor
 
     def __init__(
         self,
@@ -90,7 +90,8 @@ class FoundationModule(LightningModule):
         self.register_buffer(
             "weights", torch.tensor([o.weight for o in objectives], dtype=torch.float64), persistent=False
         )
-        self.register_buffer("window", torch.zeros(2, len(objectives), dtype=torch.float64), persistent=False)
+        # No buffer: DDP would overwrite it with the first rank's.
+        self.window = torch.zeros(2, len(objectives), dtype=torch.float64)
         self.train_metrics = self._build_metrics()
         self.val_metrics = self._build_metrics()
         self.val_losses = LossSums(len(objectives))
@@ -107,11 +108,14 @@ class FoundationModule(LightningModule):
             InputError: Several ranks without `find_unused_parameters`, or validation in inference mode.
         """
         strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise InputError(
-                "trainer.strategy: got plain 'ddp', which hangs when a batch does not use every head; "
-                "allowed: ddp_find_unused_parameters_true"
-            )
+        if isinstance(strategy, DDPStrategy):
+            if not strategy._ddp_kwargs.get("find_unused_parameters"):
+                raise InputError(
+                    "trainer.strategy: got plain 'ddp', which hangs when a batch does not use every head; "
+                    "allowed: ddp_find_unused_parameters_true"
+                )
+            # No buffer changes in training, so that sending them before every step would only take time.
+            strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
         if stage == "validate" and self.trainer.validate_loop.inference_mode:
             raise InputError("trainer.inference_mode: got true; allowed: false (validation differentiates for forces)")
 
@@ -137,6 +141,10 @@ class FoundationModule(LightningModule):
 
     def _objectives(self) -> list[Objective]:
         return list(self.objectives)  # type: ignore[arg-type]
+
+    def on_fit_start(self) -> None:
+        """What is no buffer does not follow the module to its device."""
+        self.window = self.window.to(self.device)
 
     def on_train_start(self) -> None:
         """Compile and check, before the first step, what the steps of the coming epoch ask for.

@@ -1,0 +1,90 @@
+"""Two and four processes compute what one does on the same global batches, whichever rank holds which label."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+PROGRAM = Path(__file__).with_name("ranks.py")
+TIMEOUT_SECONDS = 400
+"""Only there so that ranks that wait for each other fail the test instead of stopping it; it takes half a minute."""
+TOLERANCE = 1e-6
+ROUNDING = 1e-12
+"""Of the largest tensor of a step: what is smaller than its rounding has no relative error."""
+
+Results = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Results]]:
+    """Case -> number of ranks and rank -> gradients of every step, last weights, metrics."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "sync_dist" not in done.stderr
+    return {case.name: {path.stem: load_file(path) for path in case.iterdir()} for case in folder.iterdir()}
+
+
+def assert_close_norms(got: Results, expected: Results, *, prefix: str) -> None:
+    """Each tensor's difference is small beside the tensor."""
+    names = [name for name in expected if name.startswith(prefix)]
+    assert names
+    largest = max(float(expected[name].norm()) for name in names)
+    for name in names:
+        error, size = float((got[name] - expected[name]).norm()), float(expected[name].norm())
+        assert error <= TOLERANCE * size + ROUNDING * largest, f"{name}: {error} beside {size}"
+
+
+@pytest.mark.parametrize(("case", "num_steps"), [("every batch", 20), ("accumulated", 4)])
+def test_gradients_do_not_depend_on_the_number_of_ranks(
+    results: dict[str, dict[str, Results]], case: str, num_steps: int
+) -> None:
+    alone = results[case]["1_0"]
+    assert len(results[case]) == (7 if case == "every batch" else 3)
+    for other in results[case].values():
+        assert set(other) == set(alone)  # heads that no rank used have no gradient, so that no optimizer moves them
+        for step in range(num_steps):
+            assert_close_norms(other, alone, prefix=f"gradient {step:02d}")
+        assert_close_norms(other, alone, prefix="weight")
+
+
+def test_the_heads_that_a_step_did_not_use_have_no_gradient(results: dict[str, dict[str, Results]]) -> None:
+    steps: dict[str, set[str]] = {head: set() for head in ("energy", "dipole", "handedness", "gap")}
+    for name in results["every batch"]["4_3"]:
+        for head, found in steps.items():
+            if name.startswith("gradient") and f"heads.{head}." in name:
+                found.add(name.split()[1])
+    assert {head: len(found) for head, found in steps.items()} == {
+        "energy": 10,  # in two of four batches
+        "dipole": 15,
+        "handedness": 15,
+        "gap": 0,
+    }
+
+
+@pytest.mark.parametrize("case", ["every batch", "accumulated"])
+def test_metrics_and_losses_do_not_depend_on_it_either(results: dict[str, dict[str, Results]], case: str) -> None:
+    alone = results[case]["1_0"]
+    metrics = [name for name in alone if name.startswith(("train/", "val/"))]
+    assert {"val/forces_set/forces_mae_eV_per_A", "val/loss", "train/loss", "val/dipole_set/handedness_auc"} <= set(
+        metrics
+    )
+    for ranks in {name[0] for name in results[case]}:
+        first = results[case][f"{ranks}_0"]
+        for name in metrics:
+            torch.testing.assert_close(first[name], alone[name], rtol=1e-5, atol=1e-7)
+            for rank in range(1, int(ranks)):
+                torch.testing.assert_close(results[case][f"{ranks}_{rank}"][name], first[name], rtol=0, atol=0)
