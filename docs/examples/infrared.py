@@ -23,7 +23,7 @@ import matplotlib as mpl
 import numpy as np
 from ase import units
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from rdkit import Chem
@@ -61,10 +61,9 @@ def dipoles_along_dynamics(
 ) -> np.ndarray:
     """Dipole moments (e·Å), one a step, of a constant-energy run that starts thermalised."""
     rng = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-    Langevin(atoms, step_fs * units.fs, temperature_K=temperature, friction=0.01 / units.fs, rng=rng).run(
-        int(1000 / step_fs)
-    )
+    thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
+    bath = {"temperature_K": temperature, "friction": 0.01 / units.fs, "rng": rng, "fixcm": False}
+    Langevin(atoms, step_fs * units.fs, **bath).run(int(1000 / step_fs))
     Stationary(atoms)
     ZeroRotation(atoms)
     dipoles: list[np.ndarray] = []

@@ -87,8 +87,18 @@ def with_charges(heads: Mapping[str, HeadConfig], model: ModelSection) -> dict[s
             "charges; allowed: such a task, or latent: true, which learns them from energies and forces alone (a "
             "published method under a pending patent: see docs/electrostatics.md)"
         )
-    charges = ChargesConfig(model=RedistributedConfig(start="electronegativity"))
-    return {**heads, "charges": charges if model.charges is None else model.charges}
+    return {**heads, "charges": _latent(model.charges or ChargesConfig())}
+
+
+def _latent(head: ChargesConfig) -> ChargesConfig:
+    """Charges that no label tells start from the elements' electronegativities, unless the recipe says otherwise.
+
+    An energy quadratic in charges has no slope where all of them are zero. `start: zero` is for a model to go on from
+    whose charges have learnt to be something else.
+    """
+    if isinstance(head.model, RedistributedConfig) and head.model.start is None:
+        return head.model_copy(update={"model": RedistributedConfig(start="electronegativity")})
+    return head
 
 
 def _property_of(objective: ObjectiveConfig) -> str:

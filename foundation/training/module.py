@@ -25,9 +25,13 @@ from foundation.training.finiteness import not_finite
 from foundation.training.metrics import LossSums, PropertyMetric, build_metric, named_scores, overall_scores
 from foundation.training.objectives.base import Objective
 from foundation.training.optim import OptimizerConfig, build_optimizer
+from foundation.training.rank_watch import RankWatch, timeout_seconds
 from foundation.training.schedule import ScheduleConfig, build_schedule
 
 CHECKPOINT_KEY = "foundation_training"
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+"""Of `trainer.precision`. Half precision's range ends at 65,504, and what keeps it from gradients of zero scales the
+loss, but not the forces within; weights in bf16 lose small updates."""
 
 
 class FoundationModule(LightningModule):
@@ -105,8 +109,11 @@ class FoundationModule(LightningModule):
         """Refuse trainer settings under which training would hang or differentiate nothing.
 
         Raises:
-            InputError: Several ranks without `find_unused_parameters`, or validation in inference mode.
+            InputError: Several ranks without `find_unused_parameters`, validation in inference mode, or a precision in
+                which weights or forces are lost.
         """
+        if self.trainer.precision not in PRECISIONS:
+            raise InputError(f"trainer.precision: got '{self.trainer.precision}'; allowed: {', '.join(PRECISIONS)}")
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy):
             if not strategy._ddp_kwargs.get("find_unused_parameters"):
@@ -120,8 +127,9 @@ class FoundationModule(LightningModule):
             raise InputError("trainer.inference_mode: got true; allowed: false (validation differentiates for forces)")
 
     def configure_callbacks(self) -> list[Callback]:
-        """The moving average, which has to follow every step."""
-        return [] if self.average is None else [self.average]
+        """The moving average, which has to follow every step, and what ends ranks that wait for one in vain."""
+        watch = RankWatch(timeout_seconds())
+        return [watch] if self.average is None else [self.average, watch]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer and schedule; one step of the schedule an optimizer step."""

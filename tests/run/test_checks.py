@@ -79,11 +79,17 @@ def test_charges_without_labels_have_to_be_called_latent(write_recipe: Write, st
     labelled = plan_of(recipe, coulomb, CHARGES).model.config.heads["charges"]
     assert labelled.kind == "charges"
     assert labelled.model.kind == "redistributed"
-    assert labelled.model.start == "zero"
+    assert labelled.model.start is None, "from zero"
     latent = plan_of(recipe, LATENT).model.config.heads["charges"]
     assert latent.kind == "charges"
     assert latent.model.kind == "redistributed"
     assert latent.model.start == "electronegativity"
+    without_dipoles = plan_of(recipe, LATENT, "model.charges={atomic_dipoles: false}").model.config.heads["charges"]
+    assert without_dipoles.kind == "charges"
+    assert without_dipoles.model.kind == "redistributed"
+    assert without_dipoles.model.start == "electronegativity", "a head of one's own starts no worse"
+    stated = plan_of(recipe, LATENT, "model.charges={model: {kind: redistributed, start: zero}}")
+    assert stated.model.config.heads["charges"].model.start == "zero"  # type: ignore[union-attr]
     chosen = plan_of(recipe, LATENT, "model.charges={model: {kind: qeq}}").model.config.heads["charges"]
     assert chosen.kind == "charges"
     assert chosen.model.kind == "qeq"

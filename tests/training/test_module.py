@@ -311,3 +311,20 @@ def test_several_processes_need_a_strategy_that_minds_unused_heads(make_model: M
         else:
             with pytest.raises(InputError, match=r"trainer.strategy: .*allowed: ddp_find_unused_parameters_true"):
                 module.setup("fit")
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true"])
+def test_a_precision_that_loses_forces_or_weights_is_refused(make_model: MakeModel, precision: str) -> None:
+    module = make_module(make_model())
+    module.trainer = Trainer(accelerator="cpu", precision=precision, logger=False, barebones=True)  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=rf"trainer.precision: got '{precision}'; allowed: 32-true, 64-true, bf16-mixed"
+    ):
+        module.setup("fit")
+
+
+def test_bf16_trains_with_losses_and_weights_in_higher_precision(make_model: MakeModel, make_data: MakeData) -> None:
+    module = make_module(make_model())
+    make_trainer(max_steps=2, precision="bf16-mixed").fit(module, datamodule=make_data())
+    assert {parameter.dtype for parameter in module.model.parameters()} == {torch.float32}
+    assert all(bool(parameter.isfinite().all()) for parameter in module.model.parameters())

@@ -28,12 +28,13 @@ class RedistributedConfig(Config):
     """Charges q = q̃ + f (Q - Σq̃) / Σf, with q̃ and f > 0 read from the features of each atom.
 
     Attributes:
-        start: What q̃ is before anything is learnt: `zero`, or `electronegativity`, by the element. Charges that are
-            learnt from energies alone cannot start from zero, where an energy quadratic in them has no slope.
+        start: What q̃ is before anything is learnt: `zero`, or `electronegativity`, by the element. None: `zero` where
+            labels tell the charges, `electronegativity` where they are learnt from energies alone, which has to start
+            from something: an energy quadratic in charges has no slope where all of them are zero.
     """
 
     kind: Literal["redistributed"] = "redistributed"
-    start: Literal["zero", "electronegativity"] = "zero"
+    start: Literal["zero", "electronegativity"] | None = None
 
 
 class Redistributed(ChargeModel):
