@@ -313,7 +313,7 @@ def test_several_processes_need_a_strategy_that_minds_unused_heads(make_model: M
                 module.setup("fit")
 
 
-@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
 def test_a_precision_that_loses_forces_or_weights_is_refused(make_model: MakeModel, precision: str) -> None:
     module = make_module(make_model())
     module.trainer = Trainer(accelerator="cpu", precision=precision, logger=False, barebones=True)  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""Run by `test_rank_watch.py`: two ranks, of which the second never gets its fourth batch, asked for before step 3."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from foundation.run.ranks import trainer_arguments
+from foundation.training.rank_watch import RankWatch, timeout_seconds
+
+
+class Line(LightningModule):
+    """Something with a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        """Any loss."""
+        return (self.weight * batch).square().sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Any."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Batches:
+    """The fourth one comes only to the first rank: the other waits for it, or is stopped as a whole."""
+
+    def __init__(self, rank: int, *, freezes: bool) -> None:
+        self.rank, self.freezes = rank, freezes
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for number in range(100):
+            if number == 3 and self.rank == 1:
+                if self.freezes:
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(10_000)
+            yield torch.ones(2)
+
+
+def train(rank: int, port: int, freezes: bool) -> None:
+    """Be one rank."""
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    trainer = Trainer(
+        **trainer_arguments({"accelerator": "cpu", "devices": 2}),
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[RankWatch(timeout_seconds())],
+    )
+    trainer.fit(Line(), Batches(rank, freezes=freezes))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        chosen = free.getsockname()[1]
+    context = get_context("fork")
+    ranks = [context.Process(target=train, args=(rank, chosen, sys.argv[1] == "freezes")) for rank in range(2)]
+    for one in ranks:
+        one.start()
+    ranks[0].join()
+    if sys.argv[1] == "freezes":
+        ranks[1].kill()
+    ranks[1].join()
+    sys.stdout.write(f"{[one.exitcode for one in ranks]}\n")
