@@ -38,8 +38,7 @@ class RankWatch(Callback):
     the training thread only notes a number and a few words.
 
     Args:
-        seconds: No rank has begun anything new for so long. Counted from the first rank's first step on: compiling comes
-            before.
+        seconds: No rank has begun anything new for so long; counted from the first step on, as compiling comes before.
     """
 
     def __init__(self, seconds: float) -> None:
