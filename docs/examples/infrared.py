@@ -117,7 +117,8 @@ def main() -> None:
     parser.add_argument("--charge", type=int, default=0)
     parser.add_argument("--spin", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=300.0, help="K")
-    parser.add_argument("--time", type=float, default=20_000.0, help="fs")
+    parser.add_argument("--runs", type=int, default=8, help="thermalised apart: one start is luck for each band")
+    parser.add_argument("--time", type=float, default=4_000.0, help="fs of each")
     parser.add_argument("--step", type=float, default=0.5, help="fs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -129,10 +130,20 @@ def main() -> None:
     for wavenumber, intensity in zip(wavenumbers, intensities, strict=True):
         if abs(wavenumber) > 50:
             sys.stdout.write(f"{wavenumber:8.1f} 1/cm  {intensity:.4f} e²/amu\n")
-    dipoles = dipoles_along_dynamics(
-        atoms, temperature=options.temperature, time_fs=options.time, step_fs=options.step, seed=options.seed
-    )
-    axis_values, power = spectrum(dipoles, step_fs=options.step, resolution=15.0)
+    relaxed = atoms.positions.copy()
+    powers = []
+    for run in range(options.runs):
+        atoms.positions = relaxed
+        dipoles = dipoles_along_dynamics(
+            atoms,
+            temperature=options.temperature,
+            time_fs=options.time,
+            step_fs=options.step,
+            seed=options.seed + run,
+        )
+        axis_values, one = spectrum(dipoles, step_fs=options.step, resolution=15.0)
+        powers.append(one)
+    power = np.mean(powers, axis=0)
     lines = (intensities * np.exp(-(((axis_values[:, None] - wavenumbers) / HARMONIC_WIDTH) ** 2))).sum(1)
     shown = (axis_values > 200) & (axis_values < 4200)
     figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
