@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +35,10 @@ NUM_STRUCTURES, BATCH, STEPS, EPOCHS = 22, 5, 5, 3
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> ConcatenatedGraphs:
+def graphs(tmp_path_factory: pytest.TempPathFactory, make_record: Callable[..., Record]) -> ConcatenatedGraphs:
     """Twenty-two hydrogen molecules."""
     records = [
-        Record(
-            positions=np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.7 + 0.01 * number]]),
-            atomic_numbers=np.array([1, 1]),
-            cell=None,
-            pbc=(False, False, False),
-            total_charge=0.0,
-            spin_multiplicity=1,
-            targets={"energy": np.array(float(number))},
-            group="",
-            split=None,
-            smiles=None,
-            where=f"frame {number}",
-        )
+        make_record(number, np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.7 + 0.01 * number]]), element=1)
         for number in range(NUM_STRUCTURES)
     ]
     path = tmp_path_factory.mktemp("resume") / "store"
@@ -204,6 +193,7 @@ def test_two_processes_of_lightning_share_every_epoch(tmp_path: Path) -> None:
 
 _TWO_RANKS = """
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning

@@ -6,7 +6,7 @@ import functools
 import http.server
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,23 +22,10 @@ NUM_STRUCTURES = 60
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(tmp_path: Path, make_record: Callable[..., Record]) -> Path:
     """A store of several shards."""
     records = (
-        Record(
-            positions=np.arange(30.0).reshape(10, 3) + number,
-            atomic_numbers=np.full(10, 6),
-            cell=None,
-            pbc=(False, False, False),
-            total_charge=0.0,
-            spin_multiplicity=1,
-            targets={"energy": np.array(float(number))},
-            group="",
-            split=None,
-            smiles=None,
-            where=f"frame {number}",
-        )
-        for number in range(NUM_STRUCTURES)
+        make_record(number, np.arange(30.0).reshape(10, 3) + number, element=6) for number in range(NUM_STRUCTURES)
     )
     path = tmp_path / "served" / "store"
     write_store(path, records, level_of_theory="PBE", metadata={"licence": "CC0"}, shard_bytes=5_000)
