@@ -36,9 +36,13 @@ class InterruptionError(Exception):
     """A signal asked the program to stop, and it has: with what it needs to go on, if there is anything to go on from.
 
     Args:
-        name: Of the signal, or "a signal to another rank".
+        name: Of the signal.
         where: What it stopped after, for people.
+
+    Attributes:
+        name: Of the signal.
     """
 
     def __init__(self, name: str, *, where: str) -> None:
+        self.name = name
         super().__init__(f"interrupted by {name} {where}")

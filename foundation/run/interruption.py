@@ -17,13 +17,14 @@ import torch
 from torch import distributed
 
 from foundation.errors import InterruptionError
+from foundation.run.ranks import has_lost_another
 
-__all__ = ["REQUEUE_FILE", "Agreement", "Interruption", "note_for_requeue"]
+__all__ = ["REQUEUE_FILE", "SIGNALS", "Agreement", "Interruption", "note_for_requeue"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What batch systems send: before the time limit, and when a job is preempted or cancelled."""
 REQUEUE_FILE = "FOUNDATION_REQUEUE_FILE"
-"""Environment variable: where to note that the run was interrupted and wants to go on (slurm/train.sbatch sets it)."""
+"""Environment variable: where to note which signal interrupted the run, which wants to go on (slurm/train.sbatch)."""
 
 
 class Interruption:
@@ -48,15 +49,26 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the signals back."""
+        """Give the signals back.
+
+        Raises:
+            InterruptionError: A signal had come and another rank does not answer: it stopped first, as it was told to.
+        """
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
+        if self.received is not None and value is not None and has_lost_another(value):
+            raise InterruptionError(self.received, where="when another rank had stopped already") from value
 
     def listen_again(self) -> None:
         """Take the signals back from Lightning, which has put its own handlers before ours."""
         for number in self._former:
             signal.signal(number, self._note)
+
+    @property
+    def flags(self) -> tuple[bool, ...]:
+        """For each of `SIGNALS`, whether it is the one that this rank received."""
+        return tuple(self.received == number.name for number in SIGNALS)
 
     def obey(self, *, where: str) -> None:
         """Stop if a signal has come.
@@ -106,6 +118,12 @@ class Agreement:
         self._pending = work, asked
         return answer or (False,) * len(flags)
 
+    def now(self, *flags: bool) -> tuple[bool, ...]:
+        """For every flag, whether it is set on any rank at this moment; every rank waits for all others here."""
+        self.rest()
+        answer = self.any_rank(*flags)
+        return answer if self._group is None else self.rest()
+
     def rest(self) -> tuple[bool, ...]:
         """What is still to be answered; empty if nothing is."""
         if self._pending is None:
@@ -116,8 +134,13 @@ class Agreement:
         return tuple(bool(value) for value in answer.tolist())
 
 
-def note_for_requeue(reason: str) -> None:
-    """Tell the batch script, if there is one, that the run wants to go on."""
+def note_for_requeue(name: str) -> None:
+    """Tell the batch script, if there is one, that the run wants to go on.
+
+    Args:
+        name: Of the signal. SIGTERM also comes to the tasks that are left when another one has failed, where going on
+            would fail again: the script has to look what it came for.
+    """
     path = os.environ.get(REQUEUE_FILE)
     if path:
-        Path(path).write_text(reason + "\n", encoding="utf-8")
+        Path(path).write_text(name + "\n", encoding="utf-8")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-__all__ = ["is_first_process", "num_devices", "trainer_arguments", "wait_for_all"]
+__all__ = ["has_lost_another", "is_first_process", "num_devices", "trainer_arguments", "wait_for_all"]
 
 MANY_RANKS = "ddp_find_unused_parameters_true"
 """Batches need not use every head, so that some weights get no gradient."""
+_LOST = re.compile(r"by peer|Broken pipe|[Tt]imed? ?out|NCCL")
+"""What gloo and NCCL say when a rank does not answer."""
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
@@ -24,6 +27,11 @@ def wait_for_all() -> None:
     """Go on when every rank has come here."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def has_lost_another(error: BaseException) -> bool:
+    """Whether an error says that another rank does not answer."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 
 def trainer_arguments(stated: Mapping[str, Any]) -> dict[str, Any]:

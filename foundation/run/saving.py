@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,14 +13,13 @@ from torch import Tensor, distributed
 from foundation.errors import InterruptionError
 from foundation.run.checkpoint_files import CheckpointFolder
 from foundation.run.csv_log import CsvLog
-from foundation.run.interruption import Agreement, Interruption
+from foundation.run.interruption import SIGNALS, Agreement, Interruption
+from foundation.run.ranks import has_lost_another
 from foundation.training.module import FoundationModule
 
 __all__ = ["RankSums", "Saving"]
 
 _RANKS_KEY = "foundation_ranks"
-_LOST = re.compile(r"by peer|Broken pipe|[Tt]imed? ?out|NCCL")
-"""What gloo and NCCL say when a rank does not answer."""
 
 
 class Saving(Checkpoint):
@@ -44,7 +42,7 @@ class Saving(Checkpoint):
         self._interruption = interruption
         self._log = log
         self._agreement = Agreement()
-        self._wants_stop = False
+        self._stopped_by: str | None = None
         self._wants_save = False
         self._saved_at = time.monotonic()
         self._saved_step = -1
@@ -72,13 +70,13 @@ class Saving(Checkpoint):
             InterruptionError: Saved, as a signal had come.
         """
         is_time = time.monotonic() - self._saved_at > 60 * self._minutes
-        stops, saves = self._agreement.any_rank(self._interruption.received is not None, is_time)
-        self._wants_stop |= stops
+        *signals, saves = self._agreement.any_rank(*self._interruption.flags, is_time)
+        self._note_signals(signals)
         self._wants_save |= saves
         if trainer.should_stop and not trainer.is_last_batch:
             # Lightning counts an epoch that is stopped as done; a resumed run does the rest of it.
             self._save(trainer, before_its_row=True)
-        elif (self._wants_stop or self._wants_save) and _is_between_steps(trainer):
+        elif (self._stopped_by or self._wants_save) and _is_between_steps(trainer):
             self._save(trainer, before_its_row=True)
             self._stop_if_asked(trainer)
 
@@ -89,7 +87,10 @@ class Saving(Checkpoint):
             InterruptionError: Saved, as a signal had come.
         """
         is_amid_epoch = self._interruption.is_training and not trainer.is_last_batch
-        if is_amid_epoch and not trainer.should_stop and (self._wants_stop or self._wants_save):
+        if not is_amid_epoch or trainer.should_stop:
+            return
+        self._note_signals(self._agreement.now(*self._interruption.flags))
+        if self._stopped_by or self._wants_save:
             self._save(trainer, before_its_row=False)
             self._stop_if_asked(trainer)
 
@@ -101,7 +102,7 @@ class Saving(Checkpoint):
         """
         if trainer.should_stop and not trainer.is_last_batch:
             return
-        self._wants_stop |= any(self._agreement.rest()[:1])
+        self._note_signals(self._agreement.now(*self._interruption.flags))
         self._save(trainer, before_its_row=False)
         self._stop_if_asked(trainer)
 
@@ -113,7 +114,7 @@ class Saving(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """A signal ends at once what is being given up; say what an error between ranks means."""
         self._interruption.is_training = False
-        if trainer.world_size > 1 and _LOST.search(str(exception)):
+        if trainer.world_size > 1 and has_lost_another(exception):
             exception.add_note(
                 f"rank {trainer.global_rank} of {trainer.world_size} lost another one after step "
                 f"{trainer.global_step}; why that one ended is further up in the log, or known to the batch "
@@ -135,12 +136,16 @@ class Saving(Checkpoint):
         if trainer.is_global_zero:
             self._folder.keep_last()
 
+    def _note_signals(self, flags: Sequence[bool]) -> None:
+        """Remember the first signal that any rank got; every rank remembers the same one."""
+        for signal, is_set in zip(SIGNALS, flags, strict=False):
+            if is_set and self._stopped_by is None:
+                self._stopped_by = signal.name
+
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self._wants_stop:
-            name = self._interruption.received or "a signal to another rank"
-            raise InterruptionError(
-                name, where=f"after step {trainer.global_step}: {self._folder.at(trainer.global_step)}"
-            )
+        if self._stopped_by is not None:
+            where = f"after step {trainer.global_step}: {self._folder.at(trainer.global_step)}"
+            raise InterruptionError(self._stopped_by, where=where)
 
 
 def _is_between_steps(trainer: Trainer) -> bool:

@@ -74,7 +74,7 @@ def train(
             run_recipe(checked, directory, resume=resume, check_only=check_only, interruption=interruption)
     except InterruptionError as stop:
         if is_first_process():
-            note_for_requeue(str(stop))
+            note_for_requeue(stop.name)
         raise
     return directory.path
 

@@ -1,7 +1,8 @@
 """A Slurm of two nodes on this host: munge, slurmctld and two slurmd in a folder of their own, torn down after use.
 
-Two partitions: `main`, and `urgent`, whose jobs push those of `main` back into the queue. Both nodes are this host
-under other names and ports; each claims eight CPUs, so that the shipped scripts fit as they are.
+Partitions: `main`; `graceful`, whose jobs are given time when they are preempted; and `urgent`, whose jobs push the
+others back into the queue. Both nodes are this host under other names and ports; each claims eight CPUs, so that the
+shipped scripts fit as they are. Every patience is long: the host may be busy with other things.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from pathlib import Path
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 _SBIN = ("/usr/sbin", "/usr/local/sbin", "/sbin")
-KILL_WAIT_SECONDS = 20
-"""Between SIGTERM and SIGKILL, where a job is preempted."""
+PATIENCE_SECONDS = 1800.0
+"""Only there so that what never comes fails the test instead of stopping it."""
+KILL_WAIT_SECONDS = 30
+"""Between SIGTERM and SIGKILL, where a job is preempted: Slurm's default."""
+GRACE_SECONDS = 600
+"""Between SIGTERM and the end of a job that is preempted in the partition `graceful`."""
 REQUEUE_PAUSE_SECONDS = 5
 """What a requeued job waits: Slurm takes it from how long credentials last, two minutes by default."""
 
@@ -48,6 +53,10 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 KillWait={kill_wait}
+MessageTimeout=100
+TCPTimeout=60
+BatchStartTimeout=600
+SlurmdTimeout=0
 MpiDefault=none
 SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
@@ -57,6 +66,7 @@ ReturnToService=2
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=8
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=8
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=graceful Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
 PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 
@@ -83,6 +93,7 @@ class Cluster:
                 user=_user_name(),
                 kill_wait=KILL_WAIT_SECONDS,
                 requeue_pause=REQUEUE_PAUSE_SECONDS,
+                grace=GRACE_SECONDS,
                 controller_port=ports[0],
                 port_1=ports[1],
                 port_2=ports[2],
@@ -101,13 +112,12 @@ class Cluster:
         key.chmod(0o400)
         munge = [f"--{name}={self.folder / file}" for name, file in _MUNGE_FILES.items()]
         self._start("munged", "--foreground", "--force", *munge)
-        wait_until(lambda: (self.folder / "munge.socket").exists(), seconds=20, what="munged")
+        wait_until(lambda: (self.folder / "munge.socket").exists(), what="munged")
         self._start("slurmctld", "-D", "-c")
         for node in ("n1", "n2"):
             self._start("slurmd", "-D", "-N", node)
-        wait_until(
-            lambda: self.run("sinfo", "-h", "-o", "%T %D").strip() == "idle 2", seconds=60, what="two idle nodes"
-        )
+        idle = ("sinfo", "-h", "-p", "main", "-o", "%T %D")
+        wait_until(lambda: self._says("idle 2", *idle), what="two idle nodes")
 
     def stop(self) -> None:
         """Cancel what runs, then end the daemons, the last one first."""
@@ -125,12 +135,17 @@ class Cluster:
     def cancel_all(self) -> None:
         """Cancel every job and wait until none is left."""
         self.run("scancel", f"--user={_user_name()}")
-        wait_until(lambda: not self.run("squeue", "-h").strip(), seconds=KILL_WAIT_SECONDS + 20, what="no job")
+        wait_until(lambda: not self.run("squeue", "-h").strip(), what="no job")
 
     def run(self, *command: str, **environment: str) -> str:
         """What a Slurm command prints."""
         done = subprocess.run(
-            command, env=self.environment | environment, capture_output=True, text=True, check=False, timeout=60
+            command,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
         )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -156,11 +171,22 @@ class Cluster:
         """How often a job was put back into the queue."""
         return int(self._of(job, "Restarts"))
 
+    def seconds(self, job: str) -> int:
+        """How long a job has been running since its last start."""
+        days, _, clock = self._of(job, "RunTime").rpartition("-")
+        hours, minutes, seconds = (int(part) for part in clock.split(":"))
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
     def task_processes(self, job: str) -> list[int]:
         """Processes of the tasks of a job's step on both nodes."""
         return [
             int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and _is_task(folder, job)
         ]
+
+    def _says(self, expected: str, *command: str) -> bool:
+        """Whether a command works already and prints something."""
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        return done.stdout.strip() == expected
 
     def _of(self, job: str, field: str) -> str:
         match = re.search(rf"\b{field}=(\S+)", self.run("scontrol", "show", "job", job))
@@ -186,22 +212,22 @@ _MUNGE_FILES = {
 }
 
 
-def wait_until(is_so: Callable[[], bool], *, seconds: float, what: Callable[[], str] | str) -> None:
+def wait_until(is_so: Callable[[], bool], *, what: Callable[[], str] | str, period: float = 0.2) -> None:
     """Wait for something.
 
     Args:
         is_so: Whether it has come.
-        seconds: How long at most.
         what: For the message, made when it is needed.
+        period: Seconds between two looks.
 
     Raises:
         TimeoutError: It does not come.
     """
-    until = time.monotonic() + seconds
+    until = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
         if time.monotonic() > until:
-            raise TimeoutError(f"{what if isinstance(what, str) else what()}: not within {seconds:g} s")
-        time.sleep(0.2)
+            raise TimeoutError(f"{what if isinstance(what, str) else what()}: not within {PATIENCE_SECONDS:g} s")
+        time.sleep(period)
 
 
 def _find(program: str) -> str | None:

@@ -2,114 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import random
-import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from foundation.cli import main
 
-from .cluster import KILL_WAIT_SECONDS, Cluster, wait_until
+from .cluster import Cluster
+from .job import TWO_NODES, Job, assert_same, logged
 
 pytestmark = pytest.mark.slurm
 
-TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
-MEASURED = ("wall_s", "train/structures_per_s", "train/loader_wait_percent", "train/memory_MB")
-START_SECONDS = 120
-RUN_SECONDS = 600
+LONGER_EPOCHS, STEPS_AN_EPOCH = 60, 5
+KILLS = 10
+AT_START = (2, 5, 8)
+"""Kills that hit a task while it starts; the others come after a step."""
+START_SECONDS = 20.0
+"""Those come at a random moment of so many seconds after a process began: before, while or after it meets the other."""
 
-
-class Job:
-    """A training job and what can befall it."""
-
-    def __init__(self, cluster: Cluster, number: str, run: Path) -> None:
-        self.cluster, self.number, self.run = cluster, number, run
-
-    def log(self) -> str:
-        return (self.run.parent / f"slurm-{self.number}.out").read_text(encoding="utf-8", errors="replace")
-
-    def steps(self) -> int:
-        """Steps in metrics.csv."""
-        try:
-            return len(logged(self.run))
-        except (FileNotFoundError, csv.Error):
-            return 0
-
-    def wait_for_step(self, step: int) -> None:
-        wait_until(
-            lambda: self.steps() > step or self.is_over(),
-            seconds=START_SECONDS,
-            what=lambda: f"step {step}\n{self.log()}",
-        )
-        assert self.cluster.state(self.number) == "RUNNING", self.log()
-
-    def wait_for_more(self, steps: int) -> None:
-        """Until it has trained on, beyond what was logged so far."""
-        self.wait_for_step(self.steps() + steps)
-
-    def is_over(self) -> bool:
-        return self.cluster.state(self.number) in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
-
-    def wait(self) -> None:
-        wait_until(self.is_over, seconds=RUN_SECONDS, what=self.log)
-
-    def wait_for_restart(self, restarts: int) -> None:
-        """Until it is back in the queue, and then running."""
-
-        seconds, what = START_SECONDS, lambda: f"restart {restarts + 1}\n{self.log()}"
-        wait_until(lambda: self.cluster.restarts(self.number) > restarts, seconds=seconds, what=what)
-        wait_until(lambda: self.cluster.state(self.number) == "PENDING", seconds=seconds, what=what)
-        wait_until(lambda: self.cluster.state(self.number) == "RUNNING", seconds=seconds, what=what)
-
-    def kill_a_task(self) -> None:
-        """As in a power cut or an exhausted memory: SIGKILL to one task; then what an administrator does."""
-        processes = self.cluster.task_processes(self.number)
-        assert len(processes) == 2, processes
-        os.kill(random.choice(processes), signal.SIGKILL)
-        restarts = self.cluster.restarts(self.number)
-        wait_until(lambda: self.cluster.state(self.number) == "FAILED", seconds=KILL_WAIT_SECONDS + 20, what=self.log)
-        self.cluster.run("scontrol", "requeue", self.number)
-        self.wait_for_restart(restarts)
-
-    def preempt(self) -> None:
-        """Submit what is more urgent and needs both nodes."""
-        restarts = self.cluster.restarts(self.number)
-        urgent = self.cluster.submit(
-            "--partition=urgent", *TWO_NODES, "--exclusive", "--output=/dev/null", "--wrap=true", folder=self.run.parent
-        )
-        wait_until(
-            lambda: self.cluster.state(urgent) == "COMPLETED", seconds=KILL_WAIT_SECONDS + 60, what="the urgent job"
-        )
-        self.wait_for_restart(restarts)
-
-
-def logged(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        return [{key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    """Weights, averages, errors and every logged step are equal to the last bit."""
-    for name in ("model.safetensors", "raw.safetensors"):
-        ours, theirs = load_file(found / "model" / name), load_file(expected / "model" / name)
-        assert ours.keys() == theirs.keys()
-        different = [key for key in ours if not torch.equal(ours[key].nan_to_num(), theirs[key].nan_to_num())]
-        assert different == []
-    assert json.loads((found / "evaluation.json").read_text()) == json.loads((expected / "evaluation.json").read_text())
-    steps = [int(row["step"]) for row in logged(found)]
-    assert steps == list(range(len(steps))), "every step once, none left out"
-    assert logged(found) == logged(expected)
+Start = Callable[..., Job]
 
 
 @pytest.fixture(scope="module")
-def start(cluster: Cluster, pretraining: Path, job_environment: dict[str, str], repository: Path):
+def start(cluster: Cluster, pretraining: Path, job_environment: dict[str, str], repository: Path) -> Start:
     def submit(folder: Path, *overrides: str, options: tuple[str, ...] = ()) -> Job:
         number = cluster.submit(
             *TWO_NODES,
@@ -128,17 +47,18 @@ def start(cluster: Cluster, pretraining: Path, job_environment: dict[str, str], 
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = start(tmp_path_factory.mktemp("uninterrupted"))
     job.wait()
-    assert job.cluster.state(job.number) == "COMPLETED", job.log()
+    assert job.state == "COMPLETED", job.log()
     return job.run
 
 
-def test_killed_preempted_and_signalled_equals_uninterrupted(uninterrupted: Path, start, tmp_path: Path) -> None:
+def test_killed_preempted_and_signalled_equals_uninterrupted(uninterrupted: Path, start: Start, tmp_path: Path) -> None:
     job = start(tmp_path)
     job.wait_for_step(20)
-    assert main(["report", str(job.run)]) == 0, "a running job has a report"
+    with job.standing_still():
+        assert main(["report", str(job.run)]) == 0, "a running job has a report"
     assert {"train/gradient_norm", "train/loss", "train/denoising_loss"} <= set(logged(job.run)[-1])
     job.kill_a_task()
     assert ": Killed" in job.log()
@@ -152,44 +72,75 @@ def test_killed_preempted_and_signalled_equals_uninterrupted(uninterrupted: Path
     assert "interrupted by SIGUSR1 after step" in job.log()
     assert "requeueing job" in job.log()
     job.wait()
-    assert job.cluster.state(job.number) == "COMPLETED", job.log()
+    assert job.state == "COMPLETED", job.log()
     assert_same(job.run, uninterrupted)
     assert len(list((job.run / "checkpoints").glob("step-*.ckpt"))) == 2
 
 
-def test_a_cancelled_job_saves_and_stays_cancelled(start, tmp_path: Path) -> None:
+def test_a_cancelled_job_saves_and_stays_cancelled(start: Start, tmp_path: Path) -> None:
     job = start(tmp_path)
     job.wait_for_step(5)
     job.cluster.run("scancel", job.number)
     job.wait()
     time.sleep(2)
-    assert job.cluster.state(job.number) == "CANCELLED"
+    assert job.state == "CANCELLED"
     assert job.cluster.restarts(job.number) == 0
     assert "interrupted by SIGTERM after step" in job.log()
     assert list((job.run / "checkpoints").glob("step-*.ckpt"))
 
 
 @pytest.mark.slow
-def test_the_time_limit_ten_kills_and_preemptions_leave_no_trace(start, tmp_path: Path) -> None:
-    """`pytest tests/slurm -m "slurm and slow"`: about a quarter of an hour."""
-    longer = "trainer.max_epochs=80"
+def test_at_the_time_limit_it_saves_and_comes_back(uninterrupted: Path, start: Start, tmp_path: Path) -> None:
+    job = start(tmp_path)
+    job.wait_for_step(20)
+    job.reach_time_limit()
+    assert job.log().count("interrupted by SIGUSR1 after step") == 2, job.log()
+    assert "requeueing job" in job.log()
+    job.wait()
+    assert job.state == "COMPLETED", job.log()
+    assert_same(job.run, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_partition_that_gives_time_before_it_preempts(uninterrupted: Path, start: Start, tmp_path: Path) -> None:
+    """There Slurm takes a job that ends in its time of grace for one that has done its work: the script requeues it."""
+    job = start(tmp_path, options=("--partition=graceful",))
+    job.wait_for_step(20)
+    job.preempt()
+    assert "interrupted by SIGTERM after step" in job.log()
+    job.wait()
+    assert job.state == "COMPLETED", job.log()
+    assert_same(job.run, uninterrupted)
+
+
+@pytest.mark.slow
+def test_the_time_limit_ten_kills_and_preemptions_leave_no_trace(start: Start, tmp_path: Path) -> None:
+    """`pytest tests/slurm -m "slurm and slow"`: a quarter of an hour, or more on a busy machine."""
+    longer = f"trainer.max_epochs={LONGER_EPOCHS}"
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     whole = start(tmp_path / "whole", longer)
     whole.wait()
-    # Sent 20 seconds before the limit of one minute, or up to a minute earlier: it may come before training has begun.
-    job = start(tmp_path / "cut", longer, options=("--time=1", "--signal=SIGUSR1@20"))
+    assert whole.state == "COMPLETED", whole.log()
+    job = start(tmp_path / "cut", longer)
     chance = random.Random(os.environ.get("FOUNDATION_TEST_SEED", "0"))
-    job.wait_for_restart(0)
-    assert "interrupted by SIGUSR1" in job.log() or "User defined signal 1" in job.log()
-    job.cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
-    for kill in range(10):
-        job.wait_for_more(1)
-        time.sleep(chance.uniform(0, 3))
+    # Among the first nine tenths of the steps, so that some are left after the last kill.
+    last = LONGER_EPOCHS * STEPS_AN_EPOCH * 9 // 10
+    moments = sorted(chance.sample(range(10, last), KILLS))
+    for kill, step in enumerate(moments):
+        if kill in AT_START:
+            job.wait_for_start(seconds=chance.uniform(0.0, START_SECONDS), step=step)
+        else:
+            job.wait_for_step(step)
+            time.sleep(chance.uniform(0.0, 0.2))
         job.kill_a_task()
-        if kill in (3, 7):
+        if kill == 3:
+            job.wait_for_more(1)
+            job.reach_time_limit()
+        if kill in (4, 6):
             job.wait_for_more(1)
             job.preempt()
     job.wait()
-    assert job.cluster.state(job.number) == "COMPLETED", job.log()
+    assert job.state == "COMPLETED", job.log()
+    assert job.cluster.restarts(job.number) == KILLS + 3
     assert_same(job.run, whole.run)

@@ -15,7 +15,6 @@ from .cluster import Cluster, wait_until
 pytestmark = pytest.mark.slurm
 
 SHORT = "trainer.max_epochs=1"
-SECONDS = 300
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def finished(cluster: Cluster) -> Callable[[str], str]:
 
     def wait(job: str) -> str:
         over = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
-        wait_until(lambda: cluster.state(job) in over, seconds=SECONDS, what=f"the end of job {job}")
+        wait_until(lambda: cluster.state(job) in over, what=f"the end of job {job}")
         return cluster.state(job)
 
     return wait
@@ -92,7 +91,7 @@ def test_jobs_that_cannot_work_are_refused(
     train = ["slurm/train.sbatch", str(pretraining), "--out"]
     first = submit_folder / "run"
     running = cluster.submit(*train, str(first), folder=submit_folder, **job_environment)
-    wait_until(lambda: (first / "metrics.csv").exists(), seconds=SECONDS, what="the first job")
+    wait_until(lambda: (first / "metrics.csv").exists(), what="the first job")
     second = cluster.submit(*train, str(first), "--resume", folder=submit_folder, **job_environment)
     assert finished(second) == "FAILED"
     log = (submit_folder / f"slurm-{second}.out").read_text()
