@@ -33,6 +33,9 @@ class BatchConfig(Config):
             with these.
         max_slots: Atoms times the most neighbours of any of them: memory of backbones that read the padded table of
             neighbours goes with these.
+        global_structures: Structures of one optimizer step, over all processes and accumulated batches. Each batch
+            holds its share, or less where another bound says so; `max_structures` bounds the share. With it a run goes
+            on with another number of processes.
         packing: `in_order` cuts the shuffled structures into consecutive batches. `full` tops each batch up with
             structures from further behind. `similar` puts structures with about as many neighbours together, so that
             the padded table has few empty slots; it needs `max_slots`. With both, processes take batches of about
@@ -43,6 +46,7 @@ class BatchConfig(Config):
     max_atoms: int | None = pydantic.Field(default=None, ge=1)
     max_edges: int | None = pydantic.Field(default=None, ge=1)
     max_slots: int | None = pydantic.Field(default=None, ge=1)
+    global_structures: int | None = pydantic.Field(default=None, ge=1)
     packing: Literal["in_order", "full", "similar"] = "in_order"
 
     @pydantic.model_validator(mode="after")
@@ -52,6 +56,37 @@ class BatchConfig(Config):
                 "packing: similar puts structures together by their neighbours; set max_slots, their bound"
             )
         return self
+
+    def shared(self, *, num_ranks: int, accumulated: int) -> BatchConfig:
+        """The bounds of one batch where `global_structures` is dealt out.
+
+        Args:
+            num_ranks: Processes that train together.
+            accumulated: Batches of each of them in one optimizer step.
+
+        Raises:
+            InputError: It cannot be dealt out evenly, or a share is above `max_structures`.
+        """
+        total, parts = self.global_structures, num_ranks * accumulated
+        if total is None:
+            return self
+        where = f"batch.global_structures: {total} structures in a step of {num_ranks} processes"
+        if accumulated > 1:
+            where += f" with {accumulated} accumulated batches"
+        if total % parts:
+            near = [str(multiple) for multiple in (total // parts * parts, -(-total // parts) * parts) if multiple]
+            raise InputError(
+                f"{where} cannot be divided by {parts}; allowed: a multiple of {parts}, such as {' or '.join(near)}, "
+                "or other trainer.devices, trainer.num_nodes, trainer.accumulate_grad_batches"
+            )
+        share = total // parts
+        if share > self.max_structures:
+            raise InputError(
+                f"{where} are {share} in a batch, above batch.max_structures ({self.max_structures}); allowed: "
+                f"trainer.accumulate_grad_batches={-(-total // (num_ranks * self.max_structures))}, more processes, "
+                "or a larger batch.max_structures if memory suffices"
+            )
+        return self.model_copy(update={"max_structures": share})
 
     @property
     def counts_neighbors(self) -> bool:

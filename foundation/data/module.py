@@ -81,6 +81,7 @@ class GraphDataModule(lightning.LightningDataModule):
         self.levels: tuple[str, ...] = _levels(self.resolved, levels)
         self._stores: dict[str, Store] = {}
         self._graphs: dict[tuple[str, Split], GraphSequence] = {}
+        self._training: TrainingBatches | None = None
         self._train_loader: GraphLoader | None = None
         self._train_position: dict[str, Any] | None = None
 
@@ -173,37 +174,49 @@ class GraphDataModule(lightning.LightningDataModule):
             raise InputError(f"data '{dataset}' has no split '{split}'; it has: {', '.join(self.splits(dataset))}")
         return self._graphs[dataset, split]
 
+    def training_batches(self, *, num_ranks: int) -> TrainingBatches:
+        """The training batches of every epoch for so many processes; planned once.
+
+        Raises:
+            InputError: A structure above the bounds of a batch, fewer batches than ranks, contradictory shares.
+        """
+        if self._training is None or self._training.num_ranks != num_ranks:
+            parts = self._training_parts()
+            mixture = Mixture(
+                {name: len(part) for name, part in parts.items()},
+                weights={name: self._datasets[name].weight for name in parts},
+                config=self._mixture_config,
+                seed=self._seed,
+            )
+            graphs = ConcatenatedGraphs(list(parts.values()))
+            self._training = TrainingBatches(mixture, bounds=self._bounds(graphs), num_ranks=num_ranks)
+            logger.info("%s; %d steps", mixture.description, self._training.num_steps)
+        return self._training
+
     def train_dataloader(self) -> GraphLoader:
         """This rank's training batches.
 
         Raises:
-            InputError: A structure above the bounds of a batch, fewer structures than ranks, contradictory shares.
+            InputError: What `training_batches` finds; a saved position that means nothing here.
         """
-        parts = {name: self._graphs[name, "train"] for name in self._datasets if (name, "train") in self._graphs}
-        if not parts:
-            raise InputError(f"no data set has a training split; data sets: {', '.join(self._datasets)}")
-        mixture = Mixture(
-            {name: len(part) for name, part in parts.items()},
-            weights={name: self._datasets[name].weight for name in parts},
-            config=self._mixture_config,
-            seed=self._seed,
-        )
+        parts = self._training_parts()
         rank, num_ranks = self._place()
-        graphs = ConcatenatedGraphs(list(parts.values()))
-        plan = TrainingBatches(mixture, bounds=self._bounds(graphs), num_ranks=num_ranks)
-        logger.info("%s; %d steps", mixture.description, plan.num_steps)
+        plan = self.training_batches(num_ranks=num_ranks)
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         loader = GraphLoader(
-            graphs,
+            ConcatenatedGraphs(list(parts.values())),
             plan=lambda epoch: plan.batches(epoch)[rank::num_ranks],
             num_workers=self._num_workers,
             identity={
                 "data": _fingerprint(parts),
                 "bounds": str(self._batch),
-                "epoch": mixture.description,
+                "epoch": plan.description,
                 "seed": self._seed,
                 "num_ranks": num_ranks,
                 "num_steps": plan.num_steps,
+                "optimizer_steps": -(-plan.num_steps // accumulated),
             },
+            digest=plan.digest,
         )
         if self._train_position is not None:
             loader.load_state_dict(self._train_position)
@@ -245,6 +258,12 @@ class GraphDataModule(lightning.LightningDataModule):
             num_workers=self._num_workers,
             identity={"data": _fingerprint(parts), "num_steps": len(batches)},
         )
+
+    def _training_parts(self) -> dict[str, GraphSequence]:
+        parts = {name: self._graphs[name, "train"] for name in self._datasets if (name, "train") in self._graphs}
+        if not parts:
+            raise InputError(f"no data set has a training split; data sets: {', '.join(self._datasets)}")
+        return parts
 
     def _bounds(self, graphs: ConcatenatedGraphs) -> Bounds:
         return Bounds(

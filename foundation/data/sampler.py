@@ -6,6 +6,7 @@ interrupted. Every epoch has the same number of steps, and every rank takes all 
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -58,6 +59,7 @@ class TrainingBatches:
         self.num_steps = -(-count // num_ranks)
         self._first = self._equalise(first, 0)
         self._planned: tuple[int, list[Batch]] = (0, self._first)
+        self._digested: tuple[int, str] = (-1, "")
 
     def batches(self, epoch: int) -> list[Batch]:
         """All batches of an epoch; step s of rank r is number `s * num_ranks + r`."""
@@ -97,8 +99,29 @@ class TrainingBatches:
         """Whether batches of about equal cost come in one step, instead of the order of their structures."""
         return self._bounds.config.packing != "in_order"
 
+    @property
+    def description(self) -> str:
+        """What is drawn in an epoch, for people."""
+        return self._mixture.description
+
+    def digest(self, epoch: int) -> str:
+        """What all ranks together see in each step of an epoch, whichever of them sees it."""
+        if self._digested[0] != epoch:
+            batches, found = self.batches(epoch), hashlib.sha256()
+            for start in range(0, len(batches), self.num_ranks):
+                step = np.sort(np.concatenate(batches[start : start + self.num_ranks]))
+                found.update(np.append(step, -1).astype(np.int64).tobytes())
+            self._digested = (epoch, found.hexdigest()[:16])
+        return self._digested[1]
+
     def _equalise(self, batches: list[Batch], epoch: int) -> list[Batch]:
         count = self.num_steps * self.num_ranks
+        if not self._arranged:
+            # Only the last step: the others hold the same structures on any number of ranks.
+            whole = count - self.num_ranks
+            last = self._bounds.split(batches[whole:], self.num_ranks)
+            if len(last) == self.num_ranks:
+                return batches[:whole] + last
         batches = self._bounds.split(batches, count)
         batches = batches + batches[: count - len(batches)]
         return self._arrange(batches, epoch) if self._arranged else batches

@@ -19,7 +19,7 @@ from foundation.heads import HeadConfig
 from foundation.heads.charges import ChargesConfig
 from foundation.properties import Property, get_property
 from foundation.recipe import Recipe
-from foundation.run.ranks import num_devices
+from foundation.run.ranks import num_ranks
 from foundation.scaling import Scaling, has_references
 
 __all__ = [
@@ -52,7 +52,7 @@ class Validation:
 
 
 def check_ranks(trainer: Mapping[str, Any], data: GraphDataModule) -> None:
-    """Refuse more processes than there are training structures.
+    """Refuse more processes than there are training structures, or batches of them.
 
     Args:
         trainer: The recipe's section `trainer`.
@@ -61,13 +61,15 @@ def check_ranks(trainer: Mapping[str, Any], data: GraphDataModule) -> None:
     Raises:
         InputError: A process would have nothing to do, and the others would wait for it.
     """
-    ranks = num_devices(trainer) * int(trainer.get("num_nodes", 1))
+    ranks = num_ranks(trainer)
     structures = sum(len(data.graphs(name, "train")) for name in data.dataset_names if "train" in data.splits(name))
     if structures < ranks:
         raise InputError(
             f"trainer.devices, trainer.num_nodes: {ranks} processes for {structures} training structures; "
             f"allowed: at most {structures}"
         )
+    if structures:
+        data.training_batches(num_ranks=ranks)
 
 
 def learnt(recipe: Recipe) -> dict[str, tuple[str, ...]]:

@@ -71,7 +71,7 @@ class RunDirectory:
             raise InputError(f"run directory '{self.path}' exists; allowed: --resume to go on, or another --out")
 
     def check_resumable(self, recipe: Recipe) -> None:
-        """Refuse to go on with a run of another recipe. Only how long it trains may change.
+        """Refuse to go on with a run of another recipe. Only how long it trains may change, and on how many processes.
 
         Raises:
             InputError: Each difference between the recipe and that of the run.
@@ -80,12 +80,18 @@ class RunDirectory:
             return
         stored = _flat(recipe_to_dict(read_recipe(self.path)))
         asked = _flat(recipe_to_dict(recipe))
+        may_change = () if stored.get("batch.global_structures") is None else _RANKS
         problems = [
             f"--resume: {key}: this run has {stored.get(key)!r}, the recipe says {asked.get(key)!r}; "
             "allowed: the run's own recipe, or another --out"
             for key in sorted(stored.keys() | asked.keys())
-            if stored.get(key) != asked.get(key) and not key.startswith(_MAY_CHANGE)
+            if stored.get(key) != asked.get(key) and not key.startswith(_MAY_CHANGE) and key not in may_change
         ]
+        if not may_change and any(f"{key}:" in problem for problem in problems for key in _RANKS):
+            problems.append(
+                "--resume: on other processes every step would hold another number of structures; "
+                "allowed: that in runs whose recipe has batch.global_structures"
+            )
         if problems:
             raise InputError(problems)
 
@@ -159,6 +165,9 @@ _MAY_CHANGE = (
     "description",
     "report",
 )
+
+
+_RANKS = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

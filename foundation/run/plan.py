@@ -31,6 +31,7 @@ from foundation.run.checks import (
     validation_of,
 )
 from foundation.run.heads import heads_for, with_charges
+from foundation.run.ranks import num_ranks
 from foundation.scaling import ScalingTable, fit_scaling
 from foundation.training.module import FoundationModule
 from foundation.training.objectives import SupervisedConfig, build_objectives
@@ -72,10 +73,11 @@ def prepare_data(recipe: Recipe) -> GraphDataModule:
     Raises:
         InputError: Whatever is wrong with the data, or a task whose data carry no such label.
     """
+    accumulated = int(recipe.trainer.get("accumulate_grad_batches", 1))
     data = GraphDataModule(
         recipe.data,
         cutoff=recipe.model.backbone.cutoff,
-        batch=recipe.batch,
+        batch=recipe.batch.shared(num_ranks=num_ranks(recipe.trainer), accumulated=accumulated),
         seed=recipe.seed,
         mixture=recipe.mixture,
         num_workers=recipe.num_workers,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["has_lost_another", "is_first_process", "num_devices", "trainer_arguments", "wait_for_all"]
+__all__ = ["has_lost_another", "is_first_process", "num_devices", "num_ranks", "trainer_arguments", "wait_for_all"]
 
 MANY_RANKS = "ddp_find_unused_parameters_true"
 """Batches need not use every head, so that some weights get no gradient."""
@@ -37,7 +37,7 @@ def has_lost_another(error: BaseException) -> bool:
 def trainer_arguments(stated: Mapping[str, Any]) -> dict[str, Any]:
     """The section `trainer`, with a strategy that fits several ranks where it leaves that open."""
     arguments = dict(stated)
-    if num_devices(arguments) * int(arguments.get("num_nodes", 1)) > 1 and arguments.get("strategy", "auto") == "auto":
+    if num_ranks(arguments) > 1 and arguments.get("strategy", "auto") == "auto":
         arguments["strategy"] = MANY_RANKS
     return arguments
 
@@ -50,5 +50,11 @@ def num_devices(arguments: Mapping[str, Any]) -> int:
     if isinstance(devices, str) and "," in devices:
         return len([one for one in devices.split(",") if one.strip()])
     if devices in ("auto", -1, "-1"):
-        return torch.cuda.device_count() if arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda") else 1
+        wants_gpus = arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+        return max(torch.cuda.device_count(), 1) if wants_gpus else 1
     return int(devices)
+
+
+def num_ranks(arguments: Mapping[str, Any]) -> int:
+    """Processes on all nodes that the section `trainer` asks for."""
+    return num_devices(arguments) * int(arguments.get("num_nodes", 1))

@@ -120,6 +120,11 @@ class Saving(Checkpoint):
                 f"{trainer.global_step}; why that one ended is further up in the log, or known to the batch "
                 "system; --resume goes on from the last checkpoint"
             )
+        if "DataLoader worker" in str(exception):
+            exception.add_note(
+                f"one of the processes that load data (num_workers) was ended from outside after step "
+                f"{trainer.global_step}, as where memory is exhausted; --resume goes on from the last checkpoint"
+            )
 
     def _save(self, trainer: Trainer, *, before_its_row: bool) -> None:
         step = trainer.global_step

@@ -11,6 +11,10 @@ from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from foundation.cli import main
+
+from .interrupting import QUIET
+
 RECIPE = """
 extends: [base, backbones/xs]
 model:
@@ -60,3 +64,11 @@ def own_recipe(own_file: Path) -> Path:
     path = own_file.with_name("mine.yaml")
     path.write_text(RECIPE.format(source=own_file), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(own_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of that recipe, three epochs of five steps."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(["train", str(own_recipe), "--out", str(out), *QUIET]) == 0
+    return out

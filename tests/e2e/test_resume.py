@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -12,63 +9,15 @@ from pathlib import Path
 import ase.io
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from foundation.cli import main
 from foundation.run.checkpoint_files import FORMAT_KEY
 from foundation.run.directory import RunDirectory
-from foundation.training.module import FoundationModule
 
-QUIET = ["trainer.enable_progress_bar=false", "report=false"]
-EVERY_STEP, NEVER = "checkpoint_minutes=1e-9", "checkpoint_minutes=5"
-FORK = multiprocessing.get_context("fork")
-"""A process of its own to kill, without importing everything again."""
-MEASURED = ("wall_s", "train/structures_per_s", "train/loader_wait_percent", "train/memory_MB")
+from .interrupting import EVERY_STEP, NEVER, QUIET, assert_same, interrupt
 
 # Python 3.12 warns of forking where a library left a thread; the child uses none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
-
-def train_and_be_told(arguments: list[str], batch: int, number: signal.Signals) -> None:
-    """Train, and get a signal when a batch begins: SIGKILL is as a power cut."""
-    begun = []
-
-    def tell(*_: object) -> None:
-        begun.append(1)
-        if len(begun) == batch + 1:
-            os.kill(os.getpid(), number)
-
-    FoundationModule.on_train_batch_start = tell  # type: ignore[method-assign]
-    raise SystemExit(main(arguments))
-
-
-def interrupt(arguments: list[str], *, batch: int, number: signal.Signals) -> None:
-    process = FORK.Process(target=train_and_be_told, args=(arguments, batch, number))
-    process.start()
-    process.join()
-    assert process.exitcode == (1 if number == signal.SIGTERM else -number)
-
-
-def logged(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        return [{key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    for name in ("model.safetensors", "raw.safetensors"):
-        ours, theirs = load_file(found / "model" / name), load_file(expected / "model" / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(theirs[key], ours[key]) for key in theirs if not theirs[key].isnan().any())
-    assert json.loads((found / "evaluation.json").read_text()) == json.loads((expected / "evaluation.json").read_text())
-    assert logged(found) == logged(expected)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(own_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three epochs of five steps."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert main(["train", str(own_recipe), "--out", str(out), *QUIET]) == 0
-    return out
 
 
 @pytest.mark.parametrize(
@@ -81,6 +30,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     own_recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
     number: signal.Signals,
     rhythm: str,
     goes_on_from: int,
@@ -88,13 +38,38 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     out, note = tmp_path / "run", tmp_path / "note"
     monkeypatch.setenv("FOUNDATION_REQUEUE_FILE", str(note))
     arguments = ["train", str(own_recipe), "--out", str(out), *QUIET, rhythm]
-    interrupt(arguments, batch=7, number=number)
+    interrupt(arguments, after=7, number=number)
     assert note.exists() == (number == signal.SIGTERM), "who is told to stop tells the batch script"
-    assert RunDirectory(out).checkpoints.by_age()[0][0] == goes_on_from
+    step, newest = RunDirectory(out).checkpoints.by_age()[0]
+    assert step == goes_on_from
+    os.utime(newest, (0, 0))  # as where the clocks of two nodes differ
 
     assert main([*arguments, "--resume"]) == 0
+    assert f"going on from {newest}" in capfd.readouterr().err
     assert_same(out, uninterrupted)
     assert main([*arguments, "--resume"]) == 0, "resuming what is finished does nothing"
+
+
+@pytest.mark.parametrize(
+    ("at", "after", "goes_on_from"),
+    [
+        ("start", 0, None),  # before the first step: there is nothing to save
+        ("batch", 14, 15),  # in the last step of all
+        ("save", 1, 6),  # while the checkpoint of the first epoch is written
+        ("validation", 1, 10),  # while the second epoch is validated
+        ("evaluation", 0, 15),  # when training is over and its errors are measured
+    ],
+)
+def test_a_signal_may_come_at_any_moment(
+    uninterrupted: Path, own_recipe: Path, tmp_path: Path, at: str, after: int, goes_on_from: int | None
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["train", str(own_recipe), "--out", str(out), *QUIET, NEVER]
+    interrupt(arguments, number=signal.SIGUSR1, at=at, after=after)
+    saved = [step for step, _ in RunDirectory(out).checkpoints.by_age()[:1]]
+    assert saved == ([] if goes_on_from is None else [goes_on_from])
+    assert main([*arguments, "--resume"]) == 0
+    assert_same(out, uninterrupted)
 
 
 @pytest.mark.parametrize("rhythm", ["trainer.val_check_interval=2", "trainer.accumulate_grad_batches=2"])
@@ -102,8 +77,8 @@ def test_it_does_whatever_the_rhythm_of_validations_and_steps(own_recipe: Path, 
     whole, out = tmp_path / "whole", tmp_path / "cut"
     arguments = ["train", str(own_recipe), *QUIET, NEVER, rhythm, "trainer.max_epochs=2"]
     assert main([*arguments, "--out", str(whole)]) == 0
-    interrupt([*arguments, "--out", str(out)], batch=2, number=signal.SIGTERM)
-    interrupt([*arguments, "--out", str(out), "--resume"], batch=3, number=signal.SIGTERM)
+    interrupt([*arguments, "--out", str(out)], after=2, number=signal.SIGTERM)
+    interrupt([*arguments, "--out", str(out), "--resume"], after=3, number=signal.SIGTERM)
     assert main([*arguments, "--out", str(out), "--resume"]) == 0
     assert_same(out, whole)
 
@@ -113,7 +88,7 @@ def test_a_damaged_checkpoint_costs_only_what_came_after_the_one_before(
 ) -> None:
     out = tmp_path / "run"
     arguments = ["train", str(own_recipe), "--out", str(out), *QUIET, EVERY_STEP]
-    interrupt(arguments, batch=7, number=signal.SIGKILL)
+    interrupt(arguments, after=7, number=signal.SIGKILL)
     (_, newest), (_, before) = RunDirectory(out).checkpoints.by_age()
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert main([*arguments, "--resume"]) == 0
@@ -128,7 +103,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(
 ) -> None:
     out = tmp_path / "run"
     arguments = ["train", str(own_recipe), "--out", str(out), *QUIET]
-    interrupt(arguments, batch=2, number=signal.SIGTERM)
+    interrupt(arguments, after=2, number=signal.SIGTERM)
     path = RunDirectory(out).checkpoints.by_age()[0][1]
     torch.save({**torch.load(path, weights_only=True), FORMAT_KEY: 99}, path)
     assert main([*arguments, "--resume"]) == 2

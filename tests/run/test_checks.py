@@ -152,11 +152,15 @@ def test_dispersion_is_added_only_to_labels_that_lack_it(write_recipe: Write, st
     plan_of(recipe, asked, "data.mine.dispersion=lacking", other, "tasks.moment={property: dipole, data: [other]}")
 
 
-def test_more_ranks_than_structures_are_refused(write_recipe: Write, structure: Structure) -> None:
+def test_more_ranks_than_structures_or_batches_are_refused(write_recipe: Write, structure: Structure) -> None:
     frames = [structure("OH", seed=seed, energy=-1.0) for seed in range(3)]
     recipe = write_recipe(train=frames[:2], val=frames[2:])
-    data = prepare_data(load_recipe(recipe, overrides=()))
-    check_ranks({"accelerator": "cpu", "devices": 2}, data)
+    check_ranks(
+        {"accelerator": "cpu", "devices": 2}, prepare_data(load_recipe(recipe, overrides=("batch.max_structures=1",)))
+    )
+    data = prepare_data(load_recipe(recipe))
+    with pytest.raises(InputError, match="2 training structures an epoch are 1 batches, which cannot feed 2 processes"):
+        check_ranks({"accelerator": "cpu", "devices": 2}, data)
     with pytest.raises(InputError, match="4 processes for 2 training structures; allowed: at most 2"):
         check_ranks({"accelerator": "cpu", "devices": 2, "num_nodes": 2}, data)
 

@@ -17,7 +17,7 @@ from .job import TWO_NODES, Job, assert_same, logged
 
 pytestmark = pytest.mark.slurm
 
-LONGER_EPOCHS, STEPS_AN_EPOCH = 60, 5
+LONGER_EPOCHS, STEPS_AN_EPOCH = 40, 5
 KILLS = 10
 AT_START = (2, 5, 8)
 """Kills that hit a task while it starts; the others come after a step."""

@@ -1,0 +1,103 @@
+"""Runs in a process of their own that are killed, or told to stop, at a moment that a test names; how they compare."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from foundation.cli import main
+from foundation.run import training
+from foundation.run.checkpoint_files import CheckpointFiles
+from foundation.training.module import FoundationModule
+
+QUIET = ["trainer.enable_progress_bar=false", "report=false"]
+EVERY_STEP, NEVER = "checkpoint_minutes=1e-9", "checkpoint_minutes=5"
+MEASURED = ("wall_s", "train/structures_per_s", "train/loader_wait_percent", "train/memory_MB")
+_FORK = multiprocessing.get_context("fork")
+"""A process of its own to kill, without importing everything again."""
+
+MOMENTS: dict[str, tuple[object, str]] = {
+    "batch": (FoundationModule, "on_train_batch_start"),
+    "start": (FoundationModule, "on_fit_start"),
+    "validation": (FoundationModule, "validation_step"),
+    "save": (CheckpointFiles, "save_checkpoint"),
+    "evaluation": (training, "evaluate"),
+}
+"""Name -> whose function begins at that moment."""
+
+
+def interrupt(
+    arguments: list[str], *, number: signal.Signals, at: str = "batch", after: int, code: int | None = None
+) -> None:
+    """Train, and get a signal when something begins: SIGKILL is as a power cut.
+
+    Args:
+        arguments: Of the command line.
+        number: The signal. It goes to all processes of the run, as batch systems send it.
+        at: One of `MOMENTS`.
+        after: How many of its kind come before.
+        code: Exit code; None for that of a run that was killed or told to stop.
+    """
+
+    def send() -> None:
+        os.killpg(0, number)
+
+    arrange_and_train(arguments, send, at=at, after=after, code=code or (-number if number == signal.SIGKILL else 1))
+
+
+def arrange_and_train(arguments: list[str], act: Callable[[], None], *, at: str, after: int, code: int) -> None:
+    """Train, and do something when something begins.
+
+    Args:
+        arguments: Of the command line.
+        act: What is done, in the process that trains; it leads a group of its own.
+        at: One of `MOMENTS`.
+        after: How many of its kind come before.
+        code: The exit code that is to come.
+    """
+    process = _FORK.Process(target=_train, args=(arguments, act, at, after))
+    process.start()
+    process.join()
+    assert process.exitcode == code
+
+
+def _train(arguments: list[str], act: Callable[[], None], at: str, after: int) -> None:
+    os.setpgrp()
+    owner, name = MOMENTS[at]
+    former = getattr(owner, name)
+    begun: list[None] = []
+
+    def begin(*given: object, **named: object) -> object:
+        begun.append(None)
+        if len(begun) == after + 1:
+            act()
+        return former(*given, **named)
+
+    setattr(owner, name, begin)
+    raise SystemExit(main(arguments))
+
+
+def logged(run: Path) -> list[dict[str, str]]:
+    """Rows of metrics.csv without what is measured."""
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    """Weights, averages, errors and every logged step are equal to the last bit."""
+    for name in ("model.safetensors", "raw.safetensors"):
+        ours, theirs = load_file(found / "model" / name), load_file(expected / "model" / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(theirs[key].nan_to_num(), ours[key].nan_to_num()) for key in theirs)
+    assert json.loads((found / "evaluation.json").read_text()) == json.loads((expected / "evaluation.json").read_text())
+    steps = [int(row["step"]) for row in logged(found) if row["train/loss"]]
+    assert steps == list(range(len(steps))), "every step once, none left out"
+    assert logged(found) == logged(expected)
