@@ -146,7 +146,7 @@ def check_writable(run: Path) -> None:
 
 
 class SharedDirectory(Callback):
-    """Makes sure that all ranks see the same run directory: they resume from its checkpoints.
+    """Makes sure that all ranks see the same run directory, and go on from the same one of its checkpoints.
 
     Args:
         path: As this rank calls it.
@@ -156,10 +156,10 @@ class SharedDirectory(Callback):
         self._path = path
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """The first rank writes a file; the others look for it.
+        """The first rank writes a file and names its checkpoint; the others look for them.
 
         Raises:
-            InputError: One does not find it.
+            InputError: One does not find the file, or goes on from another checkpoint.
         """
         if trainer.world_size == 1:
             return
@@ -175,6 +175,14 @@ class SharedDirectory(Callback):
             raise InputError(
                 f"run directory '{self._path}': {'other nodes do' if is_seen else 'this node does'} not see what the "
                 "first process writes there; allowed: --out on a file system that all nodes share"
+            )
+        own = "the start" if trainer.ckpt_path is None else Path(trainer.ckpt_path).name
+        first = trainer.strategy.broadcast(own)
+        if not trainer.strategy.reduce_boolean_decision(own == first, all=True):
+            seen = "another process sees another one" if own == first else f"the first process sees '{first}'"
+            raise InputError(
+                f"run directory '{self._path}': the newest whole checkpoint here is '{own}', {seen}; allowed: --resume "
+                "again when the file system shows all nodes the same"
             )
 
 

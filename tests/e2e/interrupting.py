@@ -26,6 +26,7 @@ _FORK = multiprocessing.get_context("fork")
 """A process of its own to kill, without importing everything again."""
 
 MOMENTS: dict[str, tuple[object, str]] = {
+    "plan": (training, "make_plan"),
     "batch": (FoundationModule, "on_train_batch_start"),
     "start": (FoundationModule, "on_fit_start"),
     "validation": (FoundationModule, "validation_step"),
@@ -74,7 +75,7 @@ def train_on_ranks(arguments: list[str], *, ranks: int, told: int | None = None,
     """Train in several processes that meet through gloo, as a launcher starts them.
 
     Args:
-        arguments: Of the command line, without the number of processes.
+        arguments: Of the command line, without the number of processes; `{rank}` stands for each one's own.
         ranks: How many.
         told: Which of them gets SIGUSR1; None for none.
         after: Batches of it that come before.
@@ -86,7 +87,7 @@ def train_on_ranks(arguments: list[str], *, ranks: int, told: int | None = None,
     processes = []
     for rank in range(ranks):
         moment = after if rank == told else -1
-        words = [*arguments, f"trainer.devices={ranks}"]
+        words = [*(word.replace("{rank}", str(rank)) for word in arguments), f"trainer.devices={ranks}"]
         processes.append(_FORK.Process(target=_be_rank, args=(words, {**places, "LOCAL_RANK": str(rank)}, moment)))
         processes[-1].start()
     for process in processes:

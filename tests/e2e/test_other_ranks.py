@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,38 @@ def test_accumulated_batches_stand_in_for_ranks_from_the_end_of_an_epoch_only(
     assert main(halves) == 0
     rows = [row["step"] for row in logged(tmp_path / "run") if row["train/loss"]]
     assert rows == [str(step) for step in range(10)], "as many optimizer steps as before"
+
+
+@pytest.fixture
+def other_view(tmp_path: Path) -> Iterator[Path]:
+    """The folder `rank0` under another name, as another node sees it that still knows of one checkpoint only."""
+    ours, theirs, seen = tmp_path / "rank0", tmp_path / "rank1", tmp_path / "seen"
+    for folder in (ours / "checkpoints", theirs, seen):
+        folder.mkdir(parents=True)
+    mounts = (["--bind", str(ours), str(theirs)], ["--bind", str(seen), str(theirs / "checkpoints")])
+    done: list[str] = []
+    try:
+        for words in mounts:
+            if subprocess.run(["mount", *words], capture_output=True, check=False).returncode != 0:
+                pytest.skip("mounting is not allowed here")
+            done.append(words[-1])
+            subprocess.run(["mount", "--make-private", words[-1]], check=True)
+        yield seen
+    finally:
+        for place in reversed(done):
+            subprocess.run(["umount", place], check=True)
+
+
+def test_ranks_that_see_different_checkpoints_are_refused(
+    own_recipe: Path, tmp_path: Path, other_view: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "whole"
+    train_on_ranks(["train", str(own_recipe), "--out", str(run), *SETTINGS, GLOBAL], ranks=1)
+    older, newer = sorted(path for _, path in RunDirectory(run).checkpoints.by_age())
+    (run / "summary.json").unlink()
+    shutil.copytree(run, tmp_path / "rank0", dirs_exist_ok=True)
+    shutil.copy(older, other_view)
+    arguments = ["train", str(own_recipe), "--out", str(tmp_path / "rank{rank}"), "--resume", *SETTINGS, GLOBAL]
+    train_on_ranks(arguments, ranks=2, code=2)
+    said = capfd.readouterr().err
+    assert f"the newest whole checkpoint here is '{older.name}', the first process sees '{newer.name}'" in said
