@@ -54,16 +54,15 @@ class Interruption:
         Raises:
             InterruptionError: A signal had come and another rank does not answer: it stopped first, as it was told to.
         """
-        is_lost = self.received is not None and value is not None and has_lost_another(value)
-        stop = (
-            InterruptionError(str(self.received), where="when another rank had stopped already") if is_lost else value
-        )
+        stop = value
+        if self.received is not None and value is not None and has_lost_another(value):
+            stop = InterruptionError(self.received, where="when another rank had stopped already")
         if isinstance(stop, InterruptionError) and is_first_process():
             note_for_requeue(stop.name)
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
-        if is_lost:
+        if stop is not None and stop is not value:
             raise stop from value
 
     def listen_again(self) -> None:

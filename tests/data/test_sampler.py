@@ -240,7 +240,8 @@ def test_a_stated_global_batch_holds_the_same_structures_on_any_number_of_ranks(
     sizes: list[int], share: int, seed: int
 ) -> None:
     total = 4 * share
-    assume(len(sizes) % total == 0 or len(sizes) % total >= 4)  # else the last step cannot feed four ranks
+    rest = len(sizes) % total
+    assume(len(sizes) >= total and (rest == 0 or rest >= 4))  # else a step cannot feed four ranks
     config = validate(BatchConfig, {"max_structures": total, "global_structures": total}, where="test")
     plans = {
         ranks: training(sizes, config.shared(num_ranks=ranks, accumulated=1), ranks=ranks, seed=seed)

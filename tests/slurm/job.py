@@ -126,16 +126,21 @@ class Job:
         with self.standing_still() as tasks:
             minutes = math.ceil(self.cluster.seconds(self.number) / 60) + WARNING_MINUTES
             self._limit(minutes)
-            told = lambda: all(is_told(task, signal.SIGUSR1) for task in tasks)  # noqa: E731
-            self._wait_while_running(told, what="the warning of Slurm")
+            wait_until(
+                lambda: all(is_told(task, signal.SIGUSR1) for task in tasks) or self._is_back_or_over(restarts),
+                what=lambda: f"the warning of Slurm\n{self.log()}",
+            )
         wait_until(
-            lambda: self.cluster.restarts(self.number) > restarts or self.state in OVER,
+            lambda: self._is_back_or_over(restarts),
             what=lambda: f"the end before the limit of {minutes} minutes\n{self.log()}",
         )
         assert self.state not in OVER, self.log()
         assert self.log().count(SAVED) == saved + 2, f"both tasks save\n{self.log()}"
         self._limit(24 * 60)  # of the next start
         self.wait_for_restart(restarts)
+
+    def _is_back_or_over(self, restarts: int) -> bool:
+        return self.cluster.restarts(self.number) > restarts or self.state in OVER
 
     def _limit(self, minutes: int) -> None:
         self.cluster.run("scontrol", "update", f"JobId={self.number}", f"TimeLimit={minutes}")
