@@ -65,6 +65,7 @@ def test_without_a_stated_global_batch_it_is_refused(
     assert "allowed: that in runs whose recipe has batch.global_structures" in said
 
 
+@pytest.mark.slow
 def test_accumulated_batches_stand_in_for_ranks_from_the_end_of_an_epoch_only(
     own_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,9 +53,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 @pytest.mark.parametrize(
     ("at", "after", "goes_on_from"),
     [
-        ("start", 0, None),  # before the first step: there is nothing to save
+        pytest.param("start", 0, None, marks=pytest.mark.slow),  # before the first step: there is nothing to save
         ("batch", 14, 15),  # in the last step of all
-        ("save", 1, 6),  # while the checkpoint of the first epoch is written
+        pytest.param("save", 1, 6, marks=pytest.mark.slow),  # while the checkpoint of the first epoch is written
         ("validation", 1, 10),  # while the second epoch is validated
         ("evaluation", 0, 15),  # when training is over and its errors are measured
     ],

@@ -113,6 +113,7 @@ def test_torchrun_trains_stops_when_told_to_and_goes_on(torchrun: Torchrun, tmp_
     assert len(found) > done
 
 
+@pytest.mark.slow
 def test_torchrun_with_other_processes_than_the_recipe_wants_is_refused(torchrun: Torchrun, tmp_path: Path) -> None:
     said = torchrun(1, tmp_path / "run", "trainer.devices=2").communicate(timeout=SECONDS)[1]
     assert "torchrun: it started 1 processes, 1 on this node; the recipe wants 2 devices" in said
