@@ -9,6 +9,7 @@ NeurIPS 2022 (arXiv 2206.07697). The layout, the factorised radial and the pseud
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ from foundation.nn.gather import take_rows
 from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear, degrees_of_components
 from foundation.nn.norm import bounded
 from foundation.nn.radial import RadialTrunk, envelope
+from foundation.nn.recompute import recomputed
 from foundation.nn.spherical import SphericalHarmonics
 
 
@@ -254,7 +256,11 @@ class PseudoProducts(nn.Module):
 
 
 class EquivariantBackbone(nn.Module):
-    """`AtomGraph -> Features` with both parities; see the module's docstring."""
+    """`AtomGraph -> Features` with both parities; see the module's docstring.
+
+    Attributes:
+        recomputes: Whether training keeps the results of whole layers only (`foundation.nn.recompute`).
+    """
 
     edge_fields = ("slot_senders", "slot_shifts", "slot_filled")
     """What it reads of a graph's edges."""
@@ -266,6 +272,7 @@ class EquivariantBackbone(nn.Module):
         self.config = config
         self.layout = FeatureLayout(config.degree, config.channels, config.pseudo_channels)
         self.cutoff = config.cutoff
+        self.recomputes = False
         self.elements = ElementTable(elements)
         self.conditioning = Conditioning(
             num_elements=self.elements.size,
@@ -299,7 +306,8 @@ class EquivariantBackbone(nn.Module):
         level_index = take_rows(graph.level_index, graph.graph_index)
         natural, pseudo = scalars[:, None], None
         for layer in self.layers:
-            natural, pseudo = layer(
+            once = partial(
+                layer,
                 natural,
                 pseudo,
                 hidden=hidden,
@@ -310,6 +318,7 @@ class EquivariantBackbone(nn.Module):
                 level_index=level_index,
                 with_pseudo=with_pseudo,
             )
+            natural, pseudo = recomputed(once, when=self.recomputes and self.training)
         if pseudo is None:
             pseudo = natural.new_zeros(natural.shape[0], natural.shape[1], 0)
         return Features(natural, pseudo, self.layout)

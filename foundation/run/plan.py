@@ -172,6 +172,7 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         dataset_names=data.dataset_names,
         seed=recipe.seed,
         compilation=recipe.compile,
+        activation_checkpointing=recipe.activation_checkpointing,
     )
     return Plan(
         recipe=recipe, data=data, model=model, module=module, scaling=scaling, init=report, validation=validation

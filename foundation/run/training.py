@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from foundation.checkpoint import CardInfo, save_model
 from foundation.checkpoint.card import write_card
@@ -23,16 +22,18 @@ from foundation.properties import get_property
 from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
 from foundation.report import write_report
 from foundation.run.callbacks import make_callbacks
-from foundation.run.checkpoint_files import CheckpointFiles, damage_of, step_of
+from foundation.run.checkpoint_files import CheckpointFiles, damage_of
 from foundation.run.checks import charged_cells_in, check_ranks, check_references, learnt
 from foundation.run.directory import RunDirectory
 from foundation.run.ending import ending_of
 from foundation.run.environment import check_environment, check_writable
 from foundation.run.interruption import Interruption, note_for_requeue
 from foundation.run.lock import RunLock
+from foundation.run.loggers import make_loggers
 from foundation.run.plan import Plan, make_plan, prepare_data
 from foundation.run.ranks import is_first_process, trainer_arguments, wait_for_all
 from foundation.run.summary import summarise
+from foundation.run.wandb_log import check_wandb
 from foundation.threads import set_threads
 from foundation.training.evaluation import Report, evaluate
 
@@ -68,6 +69,7 @@ def train(
     checked = load_recipe(recipe, overrides=overrides)
     directory = RunDirectory(Path("runs") / recipe_name(recipe) if out is None else out)
     check_environment(checked.trainer)
+    check_wandb(checked.wandb)
     check_writable(directory.path)
     try:
         with Interruption() as interruption:
@@ -230,11 +232,10 @@ def _fit_and_finish(
     if checkpoint is not None:
         _say(f"going on from {checkpoint}")
     watchers = make_callbacks(plan, directory, interruption=interruption)
-    purged = None if checkpoint is None else step_of(checkpoint)
     trainer = Trainer(
         **trainer_arguments(recipe.trainer),
         callbacks=watchers.all,
-        logger=[watchers.log, TensorBoardLogger(directory.path, name="tensorboard", version="", purge_step=purged)],
+        logger=make_loggers(recipe, directory, watchers.log, checkpoint=checkpoint),
         plugins=[CheckpointFiles()],
         default_root_dir=directory.path,
         use_distributed_sampler=False,
