@@ -31,6 +31,7 @@ from foundation.run.checks import (
     validation_of,
 )
 from foundation.run.heads import heads_for, with_charges
+from foundation.run.references import complete_carried_references
 from foundation.scaling import ScalingTable, fit_scaling
 from foundation.training.module import FoundationModule
 from foundation.training.objectives import SupervisedConfig, build_objectives
@@ -158,7 +159,9 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
     model.prepare(scaling, collate([graphs[index] for index in chosen]))
     report = None
     if recipe.init is not None and start is not None:
-        report = initialise_from(model, load(start), keep=recipe.init.keep, reset=recipe.init.reset)
+        source = load(start)
+        report = initialise_from(model, source, keep=recipe.init.keep, reset=recipe.init.reset)
+        complete_carried_references(model, source, graphs, report=report, isolated_atoms=_isolated_atoms(data))
     if recipe.init is None or start is not None:
         check_references(recipe, data, model.scaling)
     module = FoundationModule(

@@ -160,6 +160,8 @@ def _train_in(
         plan = make_plan(recipe, data, start=str(start.path))
     if plan.init is not None:
         _say(plan.init.describe())
+        origins = plan.model.scaling.provenance
+        _say("\n".join(f"  reference energies of {level}: {how}" for level, how in origins.items()))
     _fit_and_finish(plan, directory, resume=resume, threads=threads, interruption=interruption)
 
 
