@@ -22,6 +22,8 @@ __all__ = ["main"]
 
 COMMANDS = (train, evaluate, predict, data, hub, export, report, cost, slurm, doctor, schema)
 DONE, FAILED, INPUT_AT_FAULT = 0, 1, 2
+MAX_PROBLEMS = 40
+"""That are printed; a file of a thousand structures at fault has a thousand."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BAD_PLACE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except InputError as error:
-        print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
+        print("\n".join(_listed(error.problems)), file=sys.stderr)
         return FAILED if _is_disk_full(error.__cause__) else INPUT_AT_FAULT
     except BrokenPipeError:  # the reader of our output has gone, as in `foundation data list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,6 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return FAILED
     return DONE
+
+
+def _listed(problems: Sequence[str]) -> list[str]:
+    """One line a problem; of very many the first."""
+    lines = [f"error: {problem}" for problem in problems[:MAX_PROBLEMS]]
+    rest = len(problems) - len(lines)
+    return [*lines, f"error: … and {rest} more problems"] if rest else lines
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from foundation.errors import InputError
+
 __all__ = ["is_first_process", "num_devices", "trainer_arguments", "wait_for_all"]
 
 MANY_RANKS = "ddp_find_unused_parameters_true"
@@ -35,7 +37,11 @@ def trainer_arguments(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def num_devices(arguments: Mapping[str, Any]) -> int:
-    """Processes on each node that the section `trainer` asks for."""
+    """Processes on each node that the section `trainer` asks for.
+
+    Raises:
+        InputError: `devices` is text that names none.
+    """
     devices = arguments.get("devices", "auto")
     if isinstance(devices, list):
         return len(devices)
@@ -43,4 +49,6 @@ def num_devices(arguments: Mapping[str, Any]) -> int:
         return len([one for one in devices.split(",") if one.strip()])
     if devices in ("auto", -1, "-1"):
         return torch.cuda.device_count() if arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda") else 1
+    if isinstance(devices, str) and not devices.strip().isdecimal():
+        raise InputError(f"trainer.devices: got '{devices}'; allowed: a number, auto, or a list of devices such as 0,1")
     return int(devices)
