@@ -117,7 +117,7 @@ PROPERTIES: dict[str, Property] = {
             "symmetric_matrix",
             _TENSOR,
             "e·Å²",
-            "second moment Σ q r r of the charge",
+            "second moment Σ q r r of the charge, about the centre of mass, with its trace",
             extensive=True,
         ),
         _row("partial_charges", "atom", "scalar", "0e", "e", "atomic charges"),

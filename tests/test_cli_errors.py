@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from foundation.cli import main
+from foundation.commands import doctor
+from foundation.errors import InputError
 
 FRAME = """3
 Lattice="{cell}" Properties=species:S:1:pos:R:3:forces:R:3 energy={energy} pbc="{pbc}"
@@ -93,6 +95,22 @@ def test_an_unknown_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unrecognised: --resum; nearest: '--resume'" in capsys.readouterr().err
     assert main(["data", "generate", "--out", "x", "--geometry=5"]) == 2
     assert "unrecognised: --geometry=5; nearest: '--geometries'" in capsys.readouterr().err
+
+
+def test_an_unknown_command_or_choice_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, close in ((["trian", "x"], "train"), (["data", "shwo"], "show"), (["export", "m", "--to=dirctory"], "directory")):
+        assert main(arguments) == 2
+        assert f"nearest: '{close}'" in capsys.readouterr().err
+
+
+def test_of_very_many_problems_the_first_are_printed(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    def refuse(_: object) -> None:
+        raise InputError([f"problem {number}" for number in range(100)])
+
+    monkeypatch.setattr(doctor, "run", refuse)
+    assert main(["doctor"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert (lines[0], lines[-2], lines[-1]) == ("error: problem 0", "error: problem 39", "error: … and 60 more problems")
 
 
 def test_a_label_that_the_card_does_not_declare(refuse: Refuse) -> None:
