@@ -185,6 +185,10 @@ class CompiledModel:
                 raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             problem = f"this model cannot be compiled here: {type(error).__name__}: {reason}"
+            if self.model.has_electrostatics:
+                problem = (
+                    f"model.electrostatics looks at the data while it runs, which cannot be compiled yet ({reason})"
+                )
         if problem is None:
             return function
         if self.fallback == "eager":

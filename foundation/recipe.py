@@ -47,6 +47,7 @@ OWN_TRAINER_ARGUMENTS = {
     "logger": "CSV and TensorBoard logs are always written; the section wandb adds Weights & Biases",
     "default_root_dir": "it is the run directory, --out",
     "use_distributed_sampler": "batches are divided between ranks by the data module",
+    "enable_checkpointing": "checkpoints are always written",
     "plugins": "they are objects, which a recipe cannot name",
     "reload_dataloaders_every_n_epochs": "batches of every epoch are planned by the data module",
     "barebones": "it leaves out logs and checkpoints",

@@ -28,11 +28,13 @@ from foundation.run.directory import RunDirectory
 from foundation.run.ending import ending_of
 from foundation.run.environment import check_environment, check_writable
 from foundation.run.interruption import Interruption, note_for_requeue
+from foundation.run.leakage import seen_in_training
 from foundation.run.lock import RunLock
 from foundation.run.loggers import make_loggers
 from foundation.run.plan import Plan, make_plan, prepare_data
 from foundation.run.ranks import is_first_process, trainer_arguments, wait_for_all
 from foundation.run.summary import summarise
+from foundation.run.trainer_values import check_trainer_values, refusals_of_lightning
 from foundation.run.wandb_log import check_wandb
 from foundation.threads import set_threads
 from foundation.training.evaluation import Report, evaluate
@@ -114,6 +116,7 @@ def _run_checked(
 ) -> None:
     """Look through data and model, then train; the directory's lock goes to `held` if the directory is new."""
     _quieten_lightning()
+    check_trainer_values(recipe.trainer)
     threads = set_threads(recipe.threads)
     data = prepare_data(recipe)
     check_ranks(recipe.trainer, data)
@@ -160,8 +163,7 @@ def _train_in(
         wait_for_all()
         _say("fine-tuning from what was pretrained")
         plan = make_plan(recipe, data, start=str(start.path))
-    if plan.init is not None:
-        _say(plan.init.describe())
+        _say("\n".join(plan.describe_start()))
     _fit_and_finish(plan, directory, resume=resume, threads=threads, interruption=interruption)
 
 
@@ -210,7 +212,8 @@ def describe(plan: Plan) -> str:
             f"electrostatics: {count} cells of data {name} carry a net charge: a uniform background neutralises it"
             for name, count in charged_cells_in(plan.data).items()
         ]
-    lines += _describe_validation(plan)
+    lines += seen_in_training(plan.data)
+    lines += [*_describe_validation(plan), *plan.describe_start()]
     return "\n".join(lines)
 
 
@@ -241,7 +244,8 @@ def _fit_and_finish(
         use_distributed_sampler=False,
         inference_mode=False,
     )
-    trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint, weights_only=True)
+    with refusals_of_lightning():
+        trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return
     interruption.obey(where="after training, before its evaluation")
