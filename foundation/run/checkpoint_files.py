@@ -21,7 +21,7 @@ from lightning.fabric.plugins import CheckpointIO
 
 from foundation.errors import InputError
 
-__all__ = ["CheckpointFiles", "CheckpointFolder", "damage_of", "step_of"]
+__all__ = ["CheckpointFiles", "CheckpointFolder", "damage_of", "step_of", "sync_folder"]
 
 FORMAT = 1
 FORMAT_KEY = "foundation_checkpoint_format"
@@ -48,7 +48,9 @@ class CheckpointFiles(CheckpointIO):
         """
         assert storage_options is None, "files only"
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync_folder(target.parent.parent)
         temporary = target.with_name(f".{target.name}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -59,7 +61,7 @@ class CheckpointFiles(CheckpointIO):
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(target)) from error
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def load_checkpoint(
         self,
@@ -175,7 +177,7 @@ def _save(checkpoint: Mapping[str, Any], file: Any) -> None:
         raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name last through a power cut, where the file system knows how to."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -14,6 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from foundation.run.checkpoint_files import sync_folder
+
 __all__ = ["CsvLog", "RewindLog"]
 
 FIRST_COLUMNS = ("epoch", "step", "wall_s")
@@ -96,6 +98,7 @@ class CsvLog(Logger):
         if self.path.is_file():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
+            sync_folder(self.path.parent)
 
     def _rewrite(self) -> None:
         temporary = self.path.with_suffix(".csv.tmp")

@@ -16,7 +16,7 @@ import numpy as np
 from foundation.config import dump_yaml, load_yaml, to_dict, validate
 from foundation.errors import InputError
 from foundation.recipe import Recipe
-from foundation.run.checkpoint_files import CheckpointFolder
+from foundation.run.checkpoint_files import CheckpointFolder, sync_folder
 from foundation.run.ending import seconds_of
 from foundation.run.lock import LOCK_FILE
 
@@ -119,11 +119,15 @@ class RunDirectory:
             raise InputError(f"run directory '{self.path}': cannot be written: {error}") from error
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file that is either whole or not there."""
+        """Write a file that is either whole or not there, and outlasts a power cut."""
         target = self.path / name
         temporary = target.with_name(f".{target.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, target)
+        sync_folder(self.path)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write JSON; numbers that are not finite become null, with a warning."""

@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 from foundation.errors import InterruptionError
-from foundation.run.ranks import has_lost_another
+from foundation.run.ranks import has_lost_another, is_first_process
 
 __all__ = ["REQUEUE_FILE", "SIGNALS", "Agreement", "Interruption", "note_for_requeue"]
 
@@ -49,16 +49,21 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the signals back.
+        """Give the signals back. Before, note what interrupted: a rank that has ended gets the others a SIGTERM.
 
         Raises:
             InterruptionError: A signal had come and another rank does not answer: it stopped first, as it was told to.
         """
+        stop = value
+        if self.received is not None and value is not None and has_lost_another(value):
+            stop = InterruptionError(self.received, where="when another rank had stopped already")
+        if isinstance(stop, InterruptionError) and is_first_process():
+            note_for_requeue(stop.name)
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
-        if self.received is not None and value is not None and has_lost_another(value):
-            raise InterruptionError(self.received, where="when another rank had stopped already") from value
+        if stop is not None and stop is not value:
+            raise stop from value
 
     def listen_again(self) -> None:
         """Take the signals back from Lightning, which has put its own handlers before ours."""

@@ -31,12 +31,17 @@ class RunLock:
     """Held while it is entered.
 
     Args:
-        run: The run directory; it exists.
+        run: The run directory; it exists when the lock is entered.
     """
 
     def __init__(self, run: Path) -> None:
         self._run = run
         self._descriptor: int | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is entered."""
+        return self._descriptor is not None
 
     def __enter__(self) -> RunLock:
         """Take it.

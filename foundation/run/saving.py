@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, distributed
@@ -174,12 +175,15 @@ class RankSums(Callback):
         checkpoint[_RANKS_KEY] = gathered
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Give each rank its own sums; with another number of ranks, the first rank keeps those of the former first."""
+        """Give each rank its own sums; on another number of ranks the first one gets those of all."""
         kept = checkpoint.get(_RANKS_KEY, [])
-        if len(kept) != trainer.world_size:
-            return
         assert isinstance(pl_module, FoundationModule)
-        own = kept[trainer.global_rank]
+        if len(kept) == trainer.world_size:
+            own = kept[trainer.global_rank]
+        elif kept and trainer.is_global_zero:
+            own = _together(kept)
+        else:
+            return  # of a single rank: the module's own state holds it, for the first rank
         pl_module.window.copy_(own["window"])
         for name, metric in pl_module._train_metrics().items():
             metric.restore(own["train_metrics"][name])
@@ -190,6 +194,16 @@ def _sums_of(module: FoundationModule) -> dict[str, Any]:
         "window": module.window.clone(),
         "train_metrics": {name: metric.kept() for name, metric in module._train_metrics().items()},
     }
+
+
+def _together(kept: Sequence[Any]) -> Any:
+    """Sums of several ranks as those of one: added, and lists put behind one another."""
+    first = kept[0]
+    if isinstance(first, Mapping):
+        return {key: _together([one[key] for one in kept]) for key in first}
+    if isinstance(first, list):
+        return [part for one in kept for part in one]
+    return torch.stack(list(kept)).sum(dim=0)
 
 
 def _on_cpu(value: Any) -> Any:

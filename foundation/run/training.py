@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from foundation.checkpoint import CardInfo, save_model
 from foundation.checkpoint.card import write_card
 from foundation.data.module import GraphDataModule
-from foundation.errors import InputError, InterruptionError
+from foundation.errors import InputError
 from foundation.properties import get_property
 from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
 from foundation.report import write_report
@@ -27,7 +28,7 @@ from foundation.run.checks import charged_cells_in, check_ranks, check_reference
 from foundation.run.directory import RunDirectory
 from foundation.run.ending import ending_of
 from foundation.run.environment import check_environment, check_writable
-from foundation.run.interruption import Interruption, note_for_requeue
+from foundation.run.interruption import Interruption
 from foundation.run.leakage import seen_in_training
 from foundation.run.lock import RunLock
 from foundation.run.loggers import make_loggers
@@ -73,13 +74,8 @@ def train(
     check_environment(checked.trainer)
     check_wandb(checked.wandb)
     check_writable(directory.path)
-    try:
-        with Interruption() as interruption:
-            run_recipe(checked, directory, resume=resume, check_only=check_only, interruption=interruption)
-    except InterruptionError as stop:
-        if is_first_process():
-            note_for_requeue(stop.name)
-        raise
+    with Interruption() as interruption:
+        run_recipe(checked, directory, resume=resume, check_only=check_only, interruption=interruption)
     return directory.path
 
 
@@ -91,9 +87,10 @@ def run_recipe(
     Raises:
         InputError: As `train`.
     """
+    lock = RunLock(directory.path)
     with ExitStack() as held:
         if is_first_process() and directory.path.is_dir() and not check_only:
-            held.enter_context(RunLock(directory.path))
+            held.enter_context(lock)
         if resume:
             if is_first_process():
                 directory.check_resumable(recipe)
@@ -102,19 +99,20 @@ def run_recipe(
                 return
         elif not check_only and is_first_process():
             directory.check_free()
-        _run_checked(recipe, directory, held, resume=resume, check_only=check_only, interruption=interruption)
+        take = None if lock.is_held else partial(held.enter_context, lock)
+        _run_checked(recipe, directory, take, resume=resume, check_only=check_only, interruption=interruption)
 
 
 def _run_checked(
     recipe: Recipe,
     directory: RunDirectory,
-    held: ExitStack,
+    take_lock: Callable[[], object] | None,
     *,
     resume: bool,
     check_only: bool,
     interruption: Interruption,
 ) -> None:
-    """Look through data and model, then train; the directory's lock goes to `held` if the directory is new."""
+    """Look through data and model, then train; `take_lock` takes the lock of a directory that was not there before."""
     _quieten_lightning()
     check_trainer_values(recipe.trainer)
     threads = set_threads(recipe.threads)
@@ -133,9 +131,9 @@ def _run_checked(
     existed = directory.path.exists()
     if is_first_process():
         directory.make()
-        if not existed:
-            held.enter_context(RunLock(directory.path))
-            directory.check_free()
+        if take_lock is not None:
+            take_lock()
+            directory.check_free()  # another program may have made it meanwhile
         directory.begin(recipe)
     try:
         _train_in(directory, recipe, data, plan, pretraining, resume=resume, threads=threads, interruption=interruption)

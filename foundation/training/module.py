@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from foundation.compilation import CompileConfig, CompiledModel
 from foundation.data.graph import AtomGraph
@@ -32,6 +34,12 @@ CHECKPOINT_KEY = "foundation_training"
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 """Of `trainer.precision`. Half precision's range ends at 65,504, and what keeps it from gradients of zero scales the
 loss, but not the forces within; weights in bf16 lose small updates."""
+
+_SENDS_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the second is its name before torch 2.13
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 
 
 class FoundationModule(LightningModule):
@@ -125,7 +133,7 @@ class FoundationModule(LightningModule):
                     "allowed: ddp_find_unused_parameters_true"
                 )
             # No buffer changes in training, so that sending them before every step would only take time.
-            strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
+            strategy._ddp_kwargs.setdefault(_SENDS_BUFFERS, False)
         if stage == "validate" and self.trainer.validate_loop.inference_mode:
             raise InputError("trainer.inference_mode: got true; allowed: false (validation differentiates for forces)")
 

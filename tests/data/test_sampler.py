@@ -233,3 +233,24 @@ def test_evaluation_takes_every_structure_once_and_in_order(sizes: list[int], ra
 def test_bounds_below_one_are_refused() -> None:
     with pytest.raises(InputError, match="max_structures"):
         validate(BatchConfig, {"max_structures": 0}, where="recipe")
+
+
+@given(sizes=SIZES, share=st.integers(1, 3), seed=st.integers(0, 5))
+def test_a_stated_global_batch_holds_the_same_structures_on_any_number_of_ranks(
+    sizes: list[int], share: int, seed: int
+) -> None:
+    total = 4 * share
+    rest = len(sizes) % total
+    assume(len(sizes) >= total and (rest == 0 or rest >= 4))  # else a step cannot feed four ranks
+    config = validate(BatchConfig, {"max_structures": total, "global_structures": total}, where="test")
+    plans = {
+        ranks: training(sizes, config.shared(num_ranks=ranks, accumulated=1), ranks=ranks, seed=seed)
+        for ranks in (1, 2, 4)
+    }
+    for epoch in (0, 1, 5):
+        alone = [sorted(batch.tolist()) for batch in plans[1].batches(epoch)]
+        for ranks, plan in plans.items():
+            dealt = plan.batches(epoch)
+            steps = [dealt[start : start + ranks] for start in range(0, len(dealt), ranks)]
+            assert [sorted(np.concatenate(step).tolist()) for step in steps] == alone
+            assert plan.digest(epoch) == plans[1].digest(epoch)

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ _FORK = multiprocessing.get_context("fork")
 """A process of its own to kill, without importing everything again."""
 
 MOMENTS: dict[str, tuple[object, str]] = {
+    "plan": (training, "make_plan"),
     "batch": (FoundationModule, "on_train_batch_start"),
     "start": (FoundationModule, "on_fit_start"),
     "validation": (FoundationModule, "validation_step"),
@@ -67,6 +69,35 @@ def arrange_and_train(arguments: list[str], act: Callable[[], None], *, at: str,
     process.start()
     process.join()
     assert process.exitcode == code
+
+
+def train_on_ranks(arguments: list[str], *, ranks: int, told: int | None = None, after: int = 0, code: int = 0) -> None:
+    """Train in several processes that meet through gloo, as a launcher starts them.
+
+    Args:
+        arguments: Of the command line, without the number of processes; `{rank}` stands for each one's own.
+        ranks: How many.
+        told: Which of them gets SIGUSR1; None for none.
+        after: Batches of it that come before.
+        code: The exit code of each that is to come.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+    processes = []
+    for rank in range(ranks):
+        moment = after if rank == told else -1
+        words = [*(word.replace("{rank}", str(rank)) for word in arguments), f"trainer.devices={ranks}"]
+        processes.append(_FORK.Process(target=_be_rank, args=(words, {**places, "LOCAL_RANK": str(rank)}, moment)))
+        processes[-1].start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [code] * ranks
+
+
+def _be_rank(arguments: list[str], places: dict[str, str], after: int) -> None:
+    os.environ |= places
+    _train(arguments, lambda: os.kill(os.getpid(), signal.SIGUSR1), "batch", after)
 
 
 def _train(arguments: list[str], act: Callable[[], None], at: str, after: int) -> None:

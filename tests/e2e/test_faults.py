@@ -110,6 +110,18 @@ def test_a_second_program_in_the_run_directory_is_refused(
     assert (out / "summary.json").exists(), "the first one is not disturbed"
 
 
+def test_a_run_directory_that_another_program_made_meanwhile_is_refused(
+    own_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Both are started before there is a directory that one of them could lock."""
+    out = tmp_path / "run"
+    arguments = ["train", str(own_recipe), "--out", str(out), *QUIET, NEVER, "trainer.max_epochs=1"]
+    arrange_and_train(arguments, lambda: main([*arguments, "seed=9"]), at="plan", after=0, code=2)
+    assert f"run directory '{out}' exists" in capfd.readouterr().err
+    assert "seed: 9" in (out / "recipe.yaml").read_text(), "the other one's run is whole"
+    assert (out / "summary.json").exists()
+
+
 @pytest.mark.parametrize("harm", ["truncated", "flipped"])
 def test_a_damaged_shard_is_named_before_anything_is_computed(
     own_recipe: Path,

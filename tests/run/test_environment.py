@@ -14,7 +14,8 @@ from foundation.run.environment import check_environment, check_writable
 
 STEP = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "foundation"}
 ONE_TASK = {**STEP, "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"}
-TWO_NODES = {**STEP, "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
+NTASKS = {**STEP, "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
+TWO_NODES = {**NTASKS, "SLURM_NTASKS_PER_NODE": "1"}
 BATCH_SCRIPT = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "foundation", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
 
@@ -29,6 +30,12 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "
         ),
         (TWO_NODES, {"devices": 2}, "2 tasks on 2 nodes, .*or trainer.num_nodes=2 trainer.devices=1"),
         (BATCH_SCRIPT, {"devices": 2}, "this process was not started by srun"),
+        (NTASKS, {"devices": 1, "num_nodes": 2}, "with --ntasks, .*allowed: --nodes=2 --ntasks-per-node=1"),
+        ({**STEP, "SLURM_NTASKS": "many"}, {"devices": 1}, "SLURM_NTASKS: got 'many'; allowed: a number"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, {"devices": 1}, "RANK=1, WORLD_SIZE=2, but neither torchrun nor srun"),
+        ({"RANK": "1"}, {"devices": 1}, "environment: RANK=1, but neither"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, {"devices": 2}, "the recipe wants 2 processes"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, {"devices": 2}, "mpirun started several processes"),
         (TORCHRUN, {"devices": 2}, "it started 4 processes, 2 on this node; .*trainer.num_nodes=2"),
     ],
 )
@@ -46,6 +53,8 @@ def test_a_job_of_other_processes_than_the_recipe_wants_is_refused(
         (ONE_TASK, {"devices": 1}),
         (TWO_NODES, {"devices": 1, "num_nodes": 2}),
         (TORCHRUN, {"devices": 2, "num_nodes": 2}),
+        ({**TORCHRUN, **ONE_TASK}, {"devices": 2, "num_nodes": 2}),  # torchrun in a job of one task a node
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}, {"devices": 2}),  # started by Lightning itself
         ({**BATCH_SCRIPT, "SLURM_NTASKS": "1"}, {"devices": 1}),
         ({**BATCH_SCRIPT, "SLURM_JOB_NAME": "interactive"}, {"devices": 2}),
     ],

@@ -1,7 +1,8 @@
-"""Two processes as on two nodes: both see the run directory or neither trains; one that dies is missed at once."""
+"""Two processes as on two nodes: both see the run directory or neither trains; a dead one is missed; torchrun."""
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 
-SECONDS = 240
+SECONDS = 900
 """Only there so that ranks that wait for each other fail the test instead of stopping it."""
 
 Start = Callable[[int, Path], subprocess.Popen[str]]
@@ -59,7 +60,61 @@ def test_a_rank_that_is_killed_is_missed_at_once(start: Start, tmp_path: Path) -
         assert time.monotonic() < until, "no step was logged"
         time.sleep(0.1)
     os.kill(ranks[1].pid, signal.SIGKILL)
-    said = ranks[0].communicate(timeout=60)[1]
+    said = ranks[0].communicate(timeout=SECONDS)[1]
     ranks[1].communicate()
     assert ranks[0].returncode == 1
     assert "rank 0 of 2 lost another one after step" in said
+
+
+Torchrun = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def torchrun(write_recipe: Callable[..., Path], structure: Callable[..., Atoms], repository: Path) -> Torchrun:
+    """Starts the real command under the real torchrun, as a user types it."""
+    frames = [structure("OH", seed=seed, energy=-1.0 - seed / 9) for seed in range(8)]
+    recipe = write_recipe(train=frames[:6], val=frames[6:])
+
+    def start_processes(count: int, out: Path, *words: str) -> subprocess.Popen[str]:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        command = [*launcher, "-m", "foundation.cli", "train", str(recipe), "--out", str(out), *words]
+        return subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True)
+
+    return start_processes
+
+
+def steps_in(run: Path) -> list[int]:
+    """Logged steps of training."""
+    if not (run / "metrics.csv").exists():
+        return []
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row.get("train/loss")]
+
+
+@pytest.mark.slow
+def test_torchrun_trains_stops_when_told_to_and_goes_on(torchrun: Torchrun, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = torchrun(2, out, "trainer.devices=2", "trainer.max_epochs=100000")
+    until = time.monotonic() + SECONDS
+    while len(steps_in(out)) < 5:
+        assert time.monotonic() < until, "no step was logged"
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)  # the launcher hands it on
+    said = first.communicate(timeout=SECONDS)[1]
+    assert said.count("interrupted by SIGTERM after step") == 2, said
+    done = len(steps_in(out))
+    second = torchrun(2, out, "trainer.devices=2", f"trainer.max_epochs={done // 2 + 2}", "--resume")
+    said = second.communicate(timeout=SECONDS)[1]
+    assert second.returncode == 0, said
+    assert "going on from" in said
+    found = steps_in(out)
+    assert found == list(range(len(found))), "every step once, none left out"
+    assert len(found) > done
+
+
+def test_torchrun_with_other_processes_than_the_recipe_wants_is_refused(torchrun: Torchrun, tmp_path: Path) -> None:
+    said = torchrun(1, tmp_path / "run", "trainer.devices=2").communicate(timeout=SECONDS)[1]
+    assert "torchrun: it started 1 processes, 1 on this node; the recipe wants 2 devices" in said
+    assert "exitcode  : 2" in said, said
+    assert not (tmp_path / "run").exists()

@@ -32,6 +32,7 @@ _CONFIGURATION = """
 ClusterName=foundation
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
+FirstJobId={first_job}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire={requeue_pause}
 CredType=cred/munge
@@ -95,6 +96,7 @@ class Cluster:
                 requeue_pause=REQUEUE_PAUSE_SECONDS,
                 grace=GRACE_SECONDS,
                 controller_port=ports[0],
+                first_job=1 + ports[0] % 9_000,  # ranks meet at a port that the number of the job decides
                 port_1=ports[1],
                 port_2=ports[2],
             ),
@@ -170,6 +172,10 @@ class Cluster:
     def restarts(self, job: str) -> int:
         """How often a job was put back into the queue."""
         return int(self._of(job, "Restarts"))
+
+    def exit_code(self, job: str) -> int:
+        """Of a job's script, when it is over."""
+        return int(self._of(job, "ExitCode").partition(":")[0])
 
     def seconds(self, job: str) -> int:
         """How long a job has been running since its last start."""

@@ -22,6 +22,7 @@ from .cluster import Cluster, wait_until
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
 MEASURED = ("wall_s", "train/structures_per_s", "train/loader_wait_percent", "train/memory_MB")
 OVER = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY")
+SAVED = "interrupted by SIGUSR1 after step"
 WARNING_MINUTES = 3
 """Of `--signal` in the shipped script."""
 
@@ -121,19 +122,25 @@ class Job:
 
     def reach_time_limit(self) -> None:
         """Let Slurm's own clock reach the warning before the time limit, at which the job has to end."""
-        restarts = self.cluster.restarts(self.number)
+        restarts, saved = self.cluster.restarts(self.number), self.log().count(SAVED)
         with self.standing_still() as tasks:
             minutes = math.ceil(self.cluster.seconds(self.number) / 60) + WARNING_MINUTES
             self._limit(minutes)
-            waiting = lambda: all(is_pending(task, signal.SIGUSR1) for task in tasks)  # noqa: E731
-            self._wait_while_running(waiting, what="the warning of Slurm")
+            wait_until(
+                lambda: all(is_told(task, signal.SIGUSR1) for task in tasks) or self._is_back_or_over(restarts),
+                what=lambda: f"the warning of Slurm\n{self.log()}",
+            )
         wait_until(
-            lambda: self.cluster.restarts(self.number) > restarts or self.state in OVER,
+            lambda: self._is_back_or_over(restarts),
             what=lambda: f"the end before the limit of {minutes} minutes\n{self.log()}",
         )
         assert self.state not in OVER, self.log()
+        assert self.log().count(SAVED) == saved + 2, f"both tasks save\n{self.log()}"
         self._limit(24 * 60)  # of the next start
         self.wait_for_restart(restarts)
+
+    def _is_back_or_over(self, restarts: int) -> bool:
+        return self.cluster.restarts(self.number) > restarts or self.state in OVER
 
     def _limit(self, minutes: int) -> None:
         self.cluster.run("scontrol", "update", f"JobId={self.number}", f"TimeLimit={minutes}")
@@ -143,9 +150,12 @@ class Job:
         assert self.state == "RUNNING", f"{what}: {self.state}\n{self.log()}"
 
 
-def is_pending(process: int, number: signal.Signals) -> bool:
-    """Whether a signal has been sent to a process that stands still."""
-    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+def is_told(process: int, number: signal.Signals) -> bool:
+    """Whether a signal has been sent to a process that stands still; or it has ended, as Slurm let it go on."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
     masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)$", status, flags=re.MULTILINE)
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 

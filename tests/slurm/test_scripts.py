@@ -86,7 +86,21 @@ def test_jobs_that_cannot_work_are_refused(
     wrap = f"srun $FOUNDATION_ENV/bin/foundation train {pretraining} --out other trainer.devices=2"
     one_task = cluster.submit(f"--wrap={wrap}", "--output=one", folder=submit_folder, **job_environment)
     assert finished(one_task) == "FAILED"
+    assert cluster.exit_code(one_task) == 2
     assert "1 task on 1 node, the recipe wants 2 devices" in (submit_folder / "one").read_text()
+    wrap = wrap.replace("devices=2", "devices=1")
+    two_tasks = cluster.submit(
+        "--ntasks-per-node=2", f"--wrap={wrap}", "--output=two", folder=submit_folder, **job_environment
+    )
+    assert finished(two_tasks) == "FAILED"
+    assert "2 tasks on 1 node, the recipe wants 1 device on each of 1 node" in (submit_folder / "two").read_text()
+    assert not (submit_folder / "other").exists()
+    scratch = {"FOUNDATION_STAGE": "/proc/nowhere"}
+    given = ["slurm/train.sbatch", str(pretraining), "--out", "other"]
+    no_scratch = cluster.submit(*given, folder=submit_folder, **job_environment, **scratch)
+    assert finished(no_scratch) == "FAILED"
+    assert cluster.exit_code(no_scratch) == 2
+    assert "cannot be copied to '/proc/nowhere'" in (submit_folder / f"slurm-{no_scratch}.out").read_text()
     assert not (submit_folder / "other").exists()
     train = ["slurm/train.sbatch", str(pretraining), "--out"]
     first = submit_folder / "run"
