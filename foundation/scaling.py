@@ -207,7 +207,7 @@ def _fit_references(
             how[level] += f"; fitted by ridge least squares for atomic numbers {missing}"
         elif len(values):
             table[index, labelled] = _ridge(counts[:, labelled], values)
-            how[level] = f"ridge least squares on {len(values)} training labels"
+            how[level] = f"ridge least squares on {len(values)} training labels" + _undetermined(counts[:, labelled])
         else:
             how[level] = "none: no labels at this level"
     return table, how
@@ -253,6 +253,18 @@ def _fit_missing(
     held[:, missing] = 0.0
     rest = values - torch.where(held > 0, held * references, 0.0).sum(1)
     references[missing] = _ridge(counts[:, missing], rest)
+
+
+def _undetermined(counts: Float[Tensor, "labels elements"]) -> str:
+    """What to say where compositions do not tell elements apart, as those of one molecule never do."""
+    rank = int(torch.linalg.matrix_rank(counts.T @ counts))
+    missing = counts.shape[1] - rank
+    if missing == 0:
+        return ""
+    return (
+        f", whose compositions leave {missing} of {counts.shape[1]} values open: their sums mean something, each alone "
+        "does not"
+    )
 
 
 def _compositions(graphs: Sequence[AtomGraph], prop: Property, level: int) -> tuple[Tensor, Tensor]:

@@ -169,3 +169,10 @@ def test_an_element_that_joins_known_references_is_fitted_beside_them():
     assert torch.equal(table[0, [1, 6]], known[0, [1, 6]]), "what was known stays"
     assert torch.equal(table[1, [1, 8]], known[1, [1, 8]])
     assert bool(table[0, 7].isnan()), "no label holds it"
+
+
+@pytest.mark.parametrize(("formulas", "open_values"), [(([1, 8],), 1), (([1, 8], [1, 1, 8]), 0), (([1, 6, 8],), 2)])
+def test_it_is_said_where_compositions_do_not_tell_elements_apart(formulas: tuple[list[int], ...], open_values: int):
+    graphs = [structure(numbers, energy=-10.0, seed=i) for numbers in formulas for i in range(3)]
+    table = fit_scaling(graphs, properties=frozenset({"energy"}), levels=("a",), isolated_atoms={})
+    assert (f"leave {open_values} of" in table.provenance["a"]) == (open_values > 0)

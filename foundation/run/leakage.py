@@ -35,9 +35,8 @@ def seen_in_training(data: GraphDataModule) -> list[str]:
             advice = "split: {by: group} keeps each on one side"
             if other != name:
                 advice += ", with the same fractions and seed in both data sets"
-            lines.append(
-                f"data {name}: {len(common)} of {len(held_back)} {kind} in val and test are in {where} as well; {advice}"
-            )
+            counts = f"{len(common)} of {len(held_back)} {kind}"
+            lines.append(f"data {name}: {counts} in val and test are in {where} as well; {advice}")
     return lines
 
 
