@@ -20,21 +20,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from foundation.data.readers import Record
 from foundation.data.store import Store
-from foundation.data.store_parts import CHUNK_FRAMES
-from foundation.data.store_writer import PendingShard, write_metadata
+
+if TYPE_CHECKING:
+    from foundation.data.readers import Record
 
 ATOMS = 25
 
 
 def records(count: int, atoms: int) -> Iterator[Record]:
     """Loose clusters with energies and forces."""
+    from foundation.data.readers import Record  # here: `opened` measures what a process takes that only reads
+
     random = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(range(3), range(3), range(3)), axis=-1).reshape(-1, 3)[:atoms] * 1.7
     for number in range(count):
@@ -99,6 +102,9 @@ def compare_reading(count: int, folder: Path) -> None:
 
 def make_large(count: int, atoms: int, folder: Path) -> None:
     """A store of copies of one shard."""
+    from foundation.data.store_parts import CHUNK_FRAMES
+    from foundation.data.store_writer import PendingShard, write_metadata
+
     folder.mkdir(parents=True)
     pending = PendingShard()
     for record in records(min(count, CHUNK_FRAMES), atoms):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from foundation.commands import cost, data, doctor, evaluate, export, hub, predict, report, schema, slurm, train
 from foundation.errors import InputError, InterruptionError
@@ -22,6 +24,10 @@ __all__ = ["main"]
 
 COMMANDS = (train, evaluate, predict, data, hub, export, report, cost, slurm, doctor, schema)
 DONE, FAILED, INPUT_AT_FAULT = 0, 1, 2
+_INVALID_CHOICE = re.compile(r"invalid choice: '(?P<got>[^']*)' \(choose from (?P<allowed>.*)\)")
+_WORD = re.compile(r"[\w-]+")
+MAX_PROBLEMS = 40
+"""That are printed; a file of a thousand structures at fault has a thousand."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BAD_PLACE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -30,9 +36,21 @@ _BAD_PLACE = {
 """What a path that the user named is refused with."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest right word where one of a few was expected; commands and actions are parsed by its like."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and end, as argparse does."""
+        from foundation.config_problems import nearest  # here: it costs a tenth of a second
+
+        wrong = _INVALID_CHOICE.search(message)
+        close = None if wrong is None else nearest(wrong["got"], _WORD.findall(wrong["allowed"]))
+        super().error(message if close is None else f"{message}; nearest: '{close}'")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command; cheap, since commands import what they need only when they run."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="foundation",
         description="One model of molecules and materials: pretrained once, fine-tuned by recipe, used everywhere.",
         allow_abbrev=False,
@@ -91,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except InputError as error:
-        print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
+        print("\n".join(_listed(error.problems)), file=sys.stderr)
         return FAILED if _is_disk_full(error.__cause__) else INPUT_AT_FAULT
     except BrokenPipeError:  # the reader of our output has gone, as in `foundation data list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,6 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return FAILED
     return DONE
+
+
+def _listed(problems: Sequence[str]) -> list[str]:
+    """One line a problem; of very many the first."""
+    lines = [f"error: {problem}" for problem in problems[:MAX_PROBLEMS]]
+    rest = len(problems) - len(lines)
+    return [*lines, f"error: … and {rest} more problems"] if rest else lines
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

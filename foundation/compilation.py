@@ -37,8 +37,8 @@ SMALLEST_ERROR = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Differences that are allowed in any case."""
 SHAKE = 0.3
 """How far weights are moved for the comparison: fresh readouts are zero, and zero forces compare equal to anything."""
-WIDTH_STEP = 4
-"""Neighbour tables are padded to multiples of this, so that fewer sizes occur."""
+WIDTH_STEP, PAIR_STEP = 4, 64
+"""Neighbour tables and pairs are padded to multiples of these, so that fewer sizes occur."""
 
 _PER_GRAPH_AND_ATOM = (
     "atomic_numbers",
@@ -185,6 +185,10 @@ class CompiledModel:
                 raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             problem = f"this model cannot be compiled here: {type(error).__name__}: {reason}"
+            if self.model.has_electrostatics:
+                problem = (
+                    f"model.electrostatics looks at the data while it runs, which cannot be compiled yet ({reason})"
+                )
         if problem is None:
             return function
         if self.fallback == "eager":
@@ -235,16 +239,18 @@ def _evaluate(
 
 
 def _widen(tensors: dict[str, Tensor], width: int) -> int:
-    """Add empty slots to the neighbour table, in place, up to the next multiple of `WIDTH_STEP`."""
+    """Add empty slots and pairs, in place, up to the next multiples of `WIDTH_STEP` and `PAIR_STEP`."""
+    pad = nn.functional.pad
     wider = -(-width // WIDTH_STEP) * WIDTH_STEP
-    missing = wider - width
-    if missing:
-        atoms = len(tensors["atomic_numbers"])
-        own = torch.arange(atoms, device=tensors["slot_senders"].device)[:, None].expand(-1, missing)
-        tensors["slot_senders"] = torch.cat([tensors["slot_senders"].view(atoms, width), own], dim=1).flatten()
-        pad = nn.functional.pad
-        tensors["slot_shifts"] = pad(tensors["slot_shifts"].view(atoms, width, 3), (0, 0, 0, missing)).flatten(0, 1)
-        tensors["slot_filled"] = pad(tensors["slot_filled"].view(atoms, width), (0, missing)).flatten()
+    atoms, empty_pair = len(tensors["atomic_numbers"]), len(tensors["pair_senders"]) - 1
+    own = torch.arange(atoms, device=tensors["slot_senders"].device)[:, None].expand(-1, wider - width)
+    tensors["slot_senders"] = torch.cat([tensors["slot_senders"].view(atoms, width), own], dim=1).flatten()
+    for name, empty in (("slot_pairs", empty_pair), ("slot_reversed", 0)):
+        tensors[name] = pad(tensors[name].view(atoms, width), (0, wider - width), value=empty).flatten()
+    missing = -len(tensors["pair_senders"]) % PAIR_STEP
+    for name in ("pair_senders", "pair_receivers", "pair_filled"):
+        tensors[name] = pad(tensors[name], (0, missing))
+    tensors["pair_shifts"] = pad(tensors["pair_shifts"], (0, 0, 0, missing))
     return wider
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from foundation.config_problems import nearest
 from foundation.errors import InputError
 
 Level = Literal["graph", "atom", "edge", "pair"]
@@ -116,7 +117,7 @@ PROPERTIES: dict[str, Property] = {
             "symmetric_matrix",
             _TENSOR,
             "e·Å²",
-            "second moment Σ q r r of the charge",
+            "second moment Σ q r r of the charge, about the centre of mass, with its trace",
             extensive=True,
         ),
         _row("partial_charges", "atom", "scalar", "0e", "e", "atomic charges"),
@@ -164,5 +165,7 @@ def get_property(name: str) -> Property:
         InputError: No such property; the message names the known ones.
     """
     if name not in PROPERTIES:
-        raise InputError(f"unknown property '{name}'; known properties: {', '.join(sorted(PROPERTIES))}")
+        close = nearest(name, PROPERTIES)
+        hint = f"; nearest: '{close}'" if close else ""
+        raise InputError(f"unknown property '{name}'{hint}; known properties: {', '.join(sorted(PROPERTIES))}")
     return PROPERTIES[name]

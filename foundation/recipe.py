@@ -31,13 +31,23 @@ from foundation.training.objectives import ObjectiveConfig
 from foundation.training.optim import OptimizerConfig
 from foundation.training.schedule import ScheduleConfig
 
-__all__ = ["EarlyStoppingConfig", "ModelSection", "Recipe", "RecipeStart", "TaskConfig", "load_recipe", "recipe_name"]
+__all__ = [
+    "EarlyStoppingConfig",
+    "ModelSection",
+    "Recipe",
+    "RecipeStart",
+    "TaskConfig",
+    "WandbConfig",
+    "load_recipe",
+    "recipe_name",
+]
 
 OWN_TRAINER_ARGUMENTS = {
     "callbacks": "the sections ema and early_stopping decide them",
-    "logger": "CSV and TensorBoard logs are always written",
+    "logger": "CSV and TensorBoard logs are always written; the section wandb adds Weights & Biases",
     "default_root_dir": "it is the run directory, --out",
     "use_distributed_sampler": "batches are divided between ranks by the data module",
+    "enable_checkpointing": "checkpoints are always written",
     "plugins": "they are objects, which a recipe cannot name",
     "reload_dataloaders_every_n_epochs": "batches of every epoch are planned by the data module",
     "barebones": "it leaves out logs and checkpoints",
@@ -131,6 +141,24 @@ class EarlyStoppingConfig(Config):
     min_delta: float = Field(default=0.0, ge=0)
 
 
+class WandbConfig(Config):
+    """Metrics go to Weights & Biases too; it needs the package `wandb`.
+
+    Attributes:
+        project: Where runs are put together.
+        entity: User or team; None for the user's own.
+        name: Of the run; None for that of the run directory.
+        tags: To find runs by.
+        mode: `offline` writes to `wandb/` of the run directory, without network or login; `wandb sync` sends it later.
+    """
+
+    project: str = Field(default="foundation", min_length=1)
+    entity: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    mode: Literal["online", "offline"] = "online"
+
+
 class Recipe(Config):
     """Everything that decides a run. Recipes are YAML; docs/training.md explains its sections, recipes/ has examples.
 
@@ -153,9 +181,12 @@ class Recipe(Config):
         trainer: Any argument of `lightning.Trainer`.
         seed: Of weights, order of data and noise.
         compile: Whether training steps are compiled, and what happens where that does not work.
+        activation_checkpointing: Whether training computes layers anew in the backward pass instead of keeping their
+            inner results: less memory, more time, the same gradients.
         threads: CPU threads; None for OMP_NUM_THREADS, else one a core.
         num_workers: Processes that load data; 0 loads in the main process.
         report: Write report.html at the end.
+        wandb: Weights & Biases beside metrics.csv and TensorBoard; None for not.
     """
 
     description: str = ""
@@ -175,9 +206,11 @@ class Recipe(Config):
     trainer: dict[str, Any]
     seed: int = Field(ge=0)
     compile: CompileConfig = Field(default_factory=CompileConfig)
+    activation_checkpointing: bool = False
     threads: int | None = Field(default=None, ge=1)
     num_workers: int = Field(default=0, ge=0)
     report: bool = True
+    wandb: WandbConfig | None = None
 
     @field_validator("trainer")
     @classmethod
@@ -190,6 +223,11 @@ class Recipe(Config):
         problems = []
         if not self.tasks and not self.objectives:
             problems.append("tasks: none, and no objectives either: nothing would be learnt")
+        if self.activation_checkpointing and self.compile.enabled:
+            problems.append(
+                "activation_checkpointing: got true with compile.enabled true, whose compiled steps decide themselves "
+                "what is kept; allowed: one of the two"
+            )
         for name, task in self.tasks.items():
             for dataset in task.data:
                 if dataset not in self.data:

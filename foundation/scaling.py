@@ -203,15 +203,68 @@ def _fit_references(
             missing = [int(number) for number in labelled if int(number) not in given]
             if not missing:
                 continue
-            rest = values - counts[:, known] @ table[index, known]
-            table[index, missing] = _ridge(counts[:, missing], rest)
+            _fit_missing(table[index], counts, values, missing)
             how[level] += f"; fitted by ridge least squares for atomic numbers {missing}"
         elif len(values):
             table[index, labelled] = _ridge(counts[:, labelled], values)
-            how[level] = f"ridge least squares on {len(values)} training labels"
+            how[level] = f"ridge least squares on {len(values)} training labels" + _undetermined(counts[:, labelled])
         else:
             how[level] = "none: no labels at this level"
     return table, how
+
+
+def complete_references(
+    graphs: Sequence[AtomGraph], name: str, known: Float[Tensor, "levels elements"]
+) -> tuple[Float[Tensor, "levels elements"], dict[int, tuple[int, ...]]]:
+    """Fit what a table of references lacks against what it holds.
+
+    Values of one level of theory belong together: each is what a fit leaves to it, beside the others of that fit. So an
+    element that joins a table that exists cannot bring its value from a fit of its own.
+
+    Args:
+        graphs: Labelled structures, single or batched.
+        name: Property of the table.
+        known: NaN where a value is wanted.
+
+    Returns:
+        The table, NaN only where no label holds the element; index of a level -> atomic numbers that were fitted.
+    """
+    table, fitted = known.clone(), dict[int, tuple[int, ...]]()
+    for level in range(len(table)):
+        counts, values = _compositions(graphs, PROPERTIES[name], level)
+        labelled = torch.nonzero(counts.sum(0))[:, 0].tolist()
+        missing = [number for number in labelled if bool(table[level, number].isnan())]
+        if missing:
+            _fit_missing(table[level], counts, values, missing)
+            fitted[level] = tuple(missing)
+    return table, fitted
+
+
+def _fit_missing(
+    references: Float[Tensor, " elements"],
+    counts: Float[Tensor, "labels elements"],
+    values: Float[Tensor, " labels"],
+    missing: Sequence[int],
+) -> None:
+    """Fit the references of some elements, in place, to what those of the others leave; on labels that hold any."""
+    concerned = counts[:, missing].sum(1) > 0
+    counts, values = counts[concerned], values[concerned]
+    held = counts.clone()
+    held[:, missing] = 0.0
+    rest = values - torch.where(held > 0, held * references, 0.0).sum(1)
+    references[missing] = _ridge(counts[:, missing], rest)
+
+
+def _undetermined(counts: Float[Tensor, "labels elements"]) -> str:
+    """What to say where compositions do not tell elements apart, as those of one molecule never do."""
+    rank = int(torch.linalg.matrix_rank(counts.T @ counts))
+    missing = counts.shape[1] - rank
+    if missing == 0:
+        return ""
+    return (
+        f", whose compositions leave {missing} of {counts.shape[1]} values open: their sums mean something, each alone "
+        "does not"
+    )
 
 
 def _compositions(graphs: Sequence[AtomGraph], prop: Property, level: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from foundation.cli import main
+from foundation.commands import doctor
+from foundation.errors import InputError
 
 FRAME = """3
 Lattice="{cell}" Properties=species:S:1:pos:R:3:forces:R:3 energy={energy} pbc="{pbc}"
@@ -95,10 +97,58 @@ def test_an_unknown_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unrecognised: --geometry=5; nearest: '--geometries'" in capsys.readouterr().err
 
 
+def test_an_unknown_command_or_choice_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, close in (
+        (["trian", "x"], "train"),
+        (["data", "shwo"], "show"),
+        (["export", "m", "--to=dirctory"], "directory"),
+    ):
+        assert main(arguments) == 2
+        assert f"nearest: '{close}'" in capsys.readouterr().err
+
+
+def test_of_very_many_problems_the_first_are_printed(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    def refuse(_: object) -> None:
+        raise InputError([f"problem {number}" for number in range(100)])
+
+    monkeypatch.setattr(doctor, "run", refuse)
+    assert main(["doctor"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert (lines[0], lines[-2], lines[-1]) == (
+        "error: problem 0",
+        "error: problem 39",
+        "error: … and 60 more problems",
+    )
+
+
 def test_a_label_that_the_card_does_not_declare(refuse: Refuse) -> None:
     assert "tasks.dipole: data 'mine' has no label 'dipole'; it has: energy, forces" in refuse(
         "tasks.dipole={property: dipole, data: [mine]}"
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_epochs=-3", "trainer: max_epochs must be a non-negative integer"),
+        ("trainer.accelerator=foo", "trainer: You selected an invalid accelerator name: accelerator='foo'"),
+        ("trainer.devices=some", "trainer.devices: got 'some'; allowed: a number, auto"),
+        ("trainer.val_check_interval=1000", "trainer.val_check_interval: val_check_interval (1000) must be less"),
+    ],
+)
+def test_a_value_that_lightning_refuses(refuse: Refuse, override: str, message: str) -> None:
+    assert message in refuse(override, "schedule.warmup_steps=0", "trainer.accelerator=cpu", override)
+
+
+def test_values_that_lightning_would_take_for_something_else_are_all_named(refuse: Refuse) -> None:
+    message = refuse(
+        *("trainer.precision=16-mixed", "trainer.accumulate_grad_batches=0", "trainer.log_every_n_steps=0"),
+        *("trainer.limit_train_batches=0", "trainer.gradient_clip_val=-1.0", "trainer.check_val_every_n_epoch=0"),
+    )
+    assert "trainer.precision: got '16-mixed'; allowed: 32-true, 64-true, bf16-mixed" in message
+    assert "trainer.limit_train_batches: got 0; allowed: more than 0" in message
+    assert "trainer.gradient_clip_val: got -1.0; allowed: 0 or more" in message
+    assert message.count("; allowed: 1 or more") == 3
 
 
 def test_more_warm_up_than_steps_leaves_no_run_directory(refuse: Refuse) -> None:

@@ -9,9 +9,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import foundation
+from foundation.data.readers import Record
+from foundation.data.store import Store
 from foundation.resources import data_cards_dir, recipes_dir, slurm_dir
 
 
@@ -29,6 +32,24 @@ def test_the_command_line_module_imports_no_torch(tmp_path: Path) -> None:
         "import sys, foundation.cli; print(*sorted({'torch', 'lightning', 'rdkit', 'datasets'} & sys.modules.keys()))"
     )
     assert run_python(code, cwd=tmp_path) == ""
+
+
+def test_a_process_that_opens_a_store_stays_small(tmp_path: Path) -> None:
+    """Without the libraries that read and write data, which take more memory than any store that is opened."""
+    structure = {"positions": np.zeros((1, 3)), "atomic_numbers": np.array([8]), "cell": None, "pbc": (False,) * 3}
+    labels = {"total_charge": 0.0, "spin_multiplicity": 3, "targets": {"energy": np.array(-2041.0)}}
+    record = Record(**structure, **labels, group="", split=None, smiles=None, where="atom")
+    Store.create(tmp_path / "store", [record], level_of_theory="PBE", metadata={})
+    code = (
+        "import sys; from pathlib import Path; from foundation.data.store import Store; store = Store.open('store'); "
+        "status = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines()); "
+        "assert store.tensors(0)['atomic_numbers'].tolist() == [8]; "
+        "heavy = {'torch_geometric', 'lightning', 'rdkit', 'datasets', 'scipy', 'ase', 'vesin'}; "
+        "print(int(status['VmRSS'].split()[0]) * 1024, *sorted(heavy & sys.modules.keys()))"
+    )
+    resident, *imported = run_python(code, cwd=tmp_path).split()
+    assert not imported
+    assert int(resident) < 300_000_000
 
 
 def test_lazy_names_are_the_modules_own() -> None:

@@ -203,7 +203,8 @@ def test_what_a_level_never_had_labels_of_is_left_out_or_refused(two_levels: Fou
     [
         (["stress"], "periodic in three directions"),
         (["gap"], "does not predict 'gap'"),
-        (["enrgy"], "unknown property"),
+        (["enrgy"], "unknown property 'enrgy'; nearest: 'energy'"),
+        (["handedness"], "exactly one stereocentre"),
     ],
 )
 def test_properties_that_cannot_be_had_are_refused(model: FoundationModel, properties: list[str], message: str) -> None:

@@ -135,7 +135,9 @@ def test_nothing_to_learn_is_an_error(mine: Path) -> None:
 
 
 def test_an_unknown_property_names_the_known_ones(mine: Path) -> None:
-    assert "unknown property 'enrgy'; known properties:" in problems_of(mine, "tasks.energy.property=enrgy")
+    assert "unknown property 'enrgy'; nearest: 'energy'; known properties:" in problems_of(
+        mine, "tasks.energy.property=enrgy"
+    )
 
 
 def test_one_head_serves_a_property_and_its_derivatives(mine: Path) -> None:

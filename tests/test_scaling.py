@@ -12,7 +12,7 @@ from foundation.data.graph import AtomGraph, build_graph, collate
 from foundation.data.neighbors import with_neighbors
 from foundation.heads import default_head
 from foundation.model import FoundationModel, ModelConfig
-from foundation.scaling import fit_scaling
+from foundation.scaling import complete_references, fit_scaling
 
 TRUE_ENERGIES = {1: -13.6, 6: -1030.0, 7: -1485.0, 8: -2041.0, 16: -10830.0, 35: -70045.0}
 
@@ -152,3 +152,27 @@ def test_elements_add_nothing_to_what_charges_give_themselves(make_model):
     assert table.references["polarizability"].nan_to_num().abs().max() > 0.01
     fresh.scaling.set_table(table)
     assert fresh.scaling.references("polarizability").abs().max() == 0
+
+
+def test_an_element_that_joins_known_references_is_fitted_beside_them():
+    graphs = [
+        structure([6, 1, 1, 1, 35], energy=TRUE_ENERGIES[6] - 3 * 13.6 + TRUE_ENERGIES[35], seed=i) for i in range(4)
+    ]
+    graphs += [structure([6, 1, 1, 1, 1], energy=TRUE_ENERGIES[6] - 4 * 13.6 + 2.0, seed=i) for i in range(40)]
+    graphs += [structure([8, 1], energy=5.0, level=1)]
+    known = torch.full((2, 119), torch.nan, dtype=torch.float64)
+    known[0, [1, 6]] = torch.tensor([TRUE_ENERGIES[1], TRUE_ENERGIES[6]], dtype=torch.float64)
+    known[1, [1, 8]] = 1.0
+    table, fitted = complete_references(graphs, "energy", known)
+    assert fitted == {0: (35,)}
+    assert abs(float(table[0, 35]) - TRUE_ENERGIES[35]) < 1e-3, "labels without it say nothing about it"
+    assert torch.equal(table[0, [1, 6]], known[0, [1, 6]]), "what was known stays"
+    assert torch.equal(table[1, [1, 8]], known[1, [1, 8]])
+    assert bool(table[0, 7].isnan()), "no label holds it"
+
+
+@pytest.mark.parametrize(("formulas", "open_values"), [(([1, 8],), 1), (([1, 8], [1, 1, 8]), 0), (([1, 6, 8],), 2)])
+def test_it_is_said_where_compositions_do_not_tell_elements_apart(formulas: tuple[list[int], ...], open_values: int):
+    graphs = [structure(numbers, energy=-10.0, seed=i) for numbers in formulas for i in range(3)]
+    table = fit_scaling(graphs, properties=frozenset({"energy"}), levels=("a",), isolated_atoms={})
+    assert (f"leave {open_values} of" in table.provenance["a"]) == (open_values > 0)

@@ -10,8 +10,8 @@ from foundation.backbones.equivariant import EquivariantBackbone, EquivariantCon
 from foundation.backbones.visnet import VisnetBackbone, VisnetConfig
 
 Backbone = EquivariantBackbone | VisnetBackbone
-"""What every backbone is: it maps `AtomGraph` to `Features` and has `layout`, `cutoff`, `edge_fields` and
-`mean_neighbors`."""
+"""What every backbone is: it maps `AtomGraph` to `Features` and has `layout`, `cutoff`, `edge_fields`,
+`mean_neighbors` and `recomputes`."""
 
 BackboneConfig = Annotated[EquivariantConfig | VisnetConfig, Field(discriminator="kind")]
 """All backbones. A new one is a file, a line here and one in `build_backbone`."""

@@ -22,6 +22,7 @@ Source: Wang et al., Nat. Commun. 15, 313 (2024), arXiv 2210.16518.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -44,6 +45,7 @@ from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.linear import EquivariantLinear, split_degrees
 from foundation.nn.norm import bounded
 from foundation.nn.radial import envelope
+from foundation.nn.recompute import recomputed
 
 
 class VisnetConfig(Config):
@@ -113,7 +115,11 @@ def _smooth_layer(config: VisnetConfig, *, last: bool) -> ViS_MP:
 
 
 class VisnetBackbone(nn.Module):
-    """`AtomGraph -> Features` of natural parity only; see the module's docstring."""
+    """`AtomGraph -> Features` of natural parity only; see the module's docstring.
+
+    Attributes:
+        recomputes: Whether training keeps the results of whole layers only (`foundation.nn.recompute`).
+    """
 
     edge_fields = ("senders", "receivers", "edge_shifts")
     """What it reads of a graph's edges."""
@@ -126,6 +132,7 @@ class VisnetBackbone(nn.Module):
         self.config = config
         self.layout = FeatureLayout(degree, channels, 0)
         self.cutoff = config.cutoff
+        self.recomputes = False
         self.elements = ElementTable(elements)
         self.conditioning = Conditioning(
             num_elements=self.elements.size, num_levels=num_levels, channels=channels, use_charge=config.use_charge
@@ -157,7 +164,8 @@ class VisnetBackbone(nn.Module):
         edges = _bounded_rows(self.edge_embedding(edge_index, basis, scalars))
         vectors = scalars.new_zeros(scalars.shape[0], directions.shape[1], scalars.shape[1])
         for layer in self.layers:
-            scalar_update, vector_update, edge_update = layer(scalars, vectors, edge_index, decay, edges, directions)
+            once = partial(layer, scalars, vectors, edge_index, decay, edges, directions)
+            scalar_update, vector_update, edge_update = recomputed(once, when=self.recomputes and self.training)
             scalars, vectors = scalars + _bounded_rows(scalar_update), vectors + bounded(vector_update)
             if edge_update is not None:
                 edges = _bounded_rows(edges + edge_update)

@@ -28,8 +28,11 @@ _ASE_NAMES = {
     "stress": "stress",
     "dipole": "dipole",
     "charges": "partial_charges",
+    "born_effective_charges": "born_charges",
+    "polarizability": "polarizability",
+    "quadrupole": "quadrupole",
 }
-"""ASE's name -> ours."""
+"""ASE's name -> ours; ASE has none for the last two, which `atoms.calc.get_property` gives all the same."""
 _ALWAYS = frozenset({"energy", "forces"})
 """Computed at every call: dynamics and relaxations ask for one after the other."""
 _CHEAP_FOR_MOLECULES = frozenset({"dipole", "partial_charges"})
@@ -41,7 +44,8 @@ class FoundationCalculator(Calculator):
     Total charge and spin multiplicity come from the arguments or from `atoms.info` (`total_charge`,
     `spin_multiplicity`); they are never assumed. Neighbours are found anew at every call, so nothing is ever stale.
     Forces are the exact negative gradient of the energy. Stress follows ASE: eV/Å³, tension positive, order xx, yy, zz,
-    yz, xz, xy.
+    yz, xz, xy. Responses come from `atoms.calc.get_property("born_effective_charges", atoms)`, and so
+    `polarizability` and `quadrupole`, where the model gives them.
 
     Args:
         model: A loaded model, or its name: a run or model directory, a URL, a hub id `org/name@revision`.

@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-OPTIONAL = {"generate": "labels molecules in `foundation data generate`"}
+OPTIONAL = {
+    "generate": "labels molecules in `foundation data generate`",
+    "dispersion": "adds D3(BJ) dispersion where a recipe has model.dispersion",
+    "wandb": "sends metrics to Weights & Biases where a recipe has wandb",
+}
 """Extras of the package that add to what it can do -> what."""
 _NAME = re.compile(r"^[\w.-]+")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)""")

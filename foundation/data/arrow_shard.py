@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features
-from datasets.arrow_writer import ArrowWriter
 
 from foundation.errors import InputError
 
@@ -82,6 +80,9 @@ def write_shard(path: Path, columns: Mapping[str, pa.Array]) -> ShardEntry:
     Raises:
         OSError: The disk is full or the folder cannot be written.
     """
+    from datasets import Features  # here: who only reads a store does without its 100 MB
+    from datasets.arrow_writer import ArrowWriter
+
     table = pa.table(dict(columns))
     sink = _HashingFile(path)
     with sink:

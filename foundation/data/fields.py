@@ -84,6 +84,8 @@ class LabelOverride(Config):
         key: Its name in the file: an info or array key, a column, an SD field.
         unit: Of the values in the file; may be left out only where the property has none.
         convention: How the file's definition differs from this project's, if it does.
+        origin: What a dipole or quadrupole of a free structure is about; has to be stated where its value depends on it
+            (dipoles of ions, quadrupoles). It is moved to the centre of mass.
         components: Order of a 3×3 symmetric value stored as six numbers, such as [xx, yy, zz, yz, xz, xy].
         classes: Text labels and the numbers that they mean, such as {R: 1, S: -1}.
         atom_list_from: The value lists the positive atoms, counted from this number.
@@ -94,6 +96,7 @@ class LabelOverride(Config):
     key: str | None = Field(default=None, min_length=1)
     unit: str | None = None
     convention: Convention | None = None
+    origin: Literal["centre_of_mass", "coordinates"] | None = None
     components: tuple[Component, ...] | None = None
     classes: dict[str, float] | None = None
     atom_list_from: Literal[0, 1] | None = None
@@ -149,6 +152,8 @@ def check_labels(labels: Mapping[str, LabelField]) -> None:
             problems.append(f"{name}: components are for symmetric 3×3 values; this one is a {prop.form}")
         if field.atom_list_from is not None and (prop.level, prop.kind) != ("atom", "classification"):
             problems.append(f"{name}: a list of atoms can only label the atoms' class; allowed: no atom_list_from")
+        if field.origin is not None and name not in ("dipole", "quadrupole"):
+            problems.append(f"{name}: an origin is for dipoles and quadrupoles; allowed: no origin")
         if field.classes is not None and prop.kind != "classification":
             problems.append(f"{name}: classes are for classification; this property is a {prop.kind}")
     if problems:

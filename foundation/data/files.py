@@ -126,12 +126,13 @@ def expand_source(pattern: str, *, from_card: bool, card: Mapping[str, Any], cal
         base = data_root() if from_card else Path.cwd()
     urls = "".join(f"\n  {entry['url']}" for entry in card.get("urls", ()))
     advice = f"; the data can be had from:{urls}" if from_card and urls else ""
-    if base is None:
-        raise InputError(
-            f"data '{called}': set FOUNDATION_DATA to the folder that holds {pattern}, or give source{advice}"
-        )
     path = Path(pattern).expanduser()
-    path = path if path.is_absolute() else base / path
+    if not path.is_absolute():
+        if base is None:
+            raise InputError(
+                f"data '{called}': set FOUNDATION_DATA to the folder that holds {pattern}, or give source{advice}"
+            )
+        path = base / path
     if "*" in path.name:
         found = sorted(path.parent.glob(path.name))
         if not found:

@@ -24,8 +24,8 @@ from foundation.data.readers.open_file import check_digest
 from foundation.data.source_digest import source_digests
 from foundation.data.store import Store
 from foundation.data.store_files import locked, writing
+from foundation.data.store_format import FORMAT_VERSION
 from foundation.data.store_parts import StoreParts
-from foundation.data.store_writer import FORMAT_VERSION
 from foundation.data.stored import DESCRIPTION, describe
 from foundation.errors import InputError
 from foundation.threads import available_cores

@@ -15,19 +15,15 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
 from foundation.data.arrow_shard import ListView, ShardEntry, check_size, open_shard, single_chunk, verify_file
-from foundation.data.graph import AtomGraph
-from foundation.data.readers import Record
 from foundation.data.store_columns import fields_of_columns
-from foundation.data.store_index import LabelCounts, StoreIndex, StringColumn
-from foundation.data.store_remote import RemoteFolder, is_address
-from foundation.data.store_writer import (
+from foundation.data.store_format import (
     CHECKSUM_COLUMN,
     FORMAT_VERSION,
     LISTS,
@@ -37,9 +33,14 @@ from foundation.data.store_writer import (
     Shard,
     checksum,
     row_crc,
-    write_store,
 )
+from foundation.data.store_index import LabelCounts, StoreIndex, StringColumn
+from foundation.data.store_remote import RemoteFolder, is_address
 from foundation.errors import InputError
+
+if TYPE_CHECKING:
+    import foundation.data.graph
+    import foundation.data.readers
 
 
 class Store:
@@ -97,7 +98,7 @@ class Store:
     def create(
         cls,
         path: Path | str,
-        records: Iterable[Record],
+        records: Iterable[foundation.data.readers.Record],
         *,
         level_of_theory: str,
         metadata: Mapping[str, Any],
@@ -114,6 +115,8 @@ class Store:
             InputError: A record is not a valid structure, there are none, or the disk is full.
             FileExistsError: The folder exists.
         """
+        from foundation.data.store_writer import write_store  # here: it brings every reader's library
+
         write_store(Path(path), records, level_of_theory=level_of_theory, metadata=metadata)
         return cls.open(path)
 
@@ -180,7 +183,7 @@ class Store:
             )
         return arrays
 
-    def graph(self, index: int, *, level_index: int = 0, dataset_index: int = 0) -> AtomGraph:
+    def graph(self, index: int, *, level_index: int = 0, dataset_index: int = 0) -> foundation.data.graph.AtomGraph:
         """One structure without edges.
 
         Args:
@@ -191,7 +194,7 @@ class Store:
         Raises:
             InputError: The structure's checksum differs, or its shard is broken.
         """
-        graph = AtomGraph()
+        graph = _graph_class()()
         # Attribute by attribute it goes through three layers of torch_geometric and takes as long as all the rest.
         graph._store._mapping.update(self.tensors(index, level_index=level_index, dataset_index=dataset_index))
         return graph
@@ -295,6 +298,14 @@ class _Shard:
             if present is None or present[row]:
                 found[name] = values[offsets.item(row) : offsets.item(row + 1)]
         return found
+
+
+@functools.cache
+def _graph_class() -> type[foundation.data.graph.AtomGraph]:
+    """Imported when the first graph is asked for: its base class takes more memory than an opened store."""
+    from foundation.data.graph import AtomGraph
+
+    return AtomGraph
 
 
 def _rebuild(path: Path) -> str:

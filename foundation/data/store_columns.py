@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from foundation.data.store_writer import TARGET_PREFIX
+from foundation.data.store_format import TARGET_PREFIX
 from foundation.properties import PROPERTIES
 
 __all__ = ["fields_of_columns"]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from foundation.data.arrow_shard import ShardEntry, column_crc, open_shard, single_chunk
-from foundation.data.store_writer import Shard
+from foundation.data.store_format import Shard
 from foundation.errors import InputError
 
 

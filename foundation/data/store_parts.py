@@ -23,7 +23,8 @@ from foundation.data.card import DataFile, ResolvedDataset
 from foundation.data.readers import Record, read_file
 from foundation.data.readers.convert import Converter
 from foundation.data.store_files import replace_file, sync_folder, writing
-from foundation.data.store_writer import PendingShard, Shard, write_metadata
+from foundation.data.store_format import Shard
+from foundation.data.store_writer import PendingShard, write_metadata
 from foundation.errors import InputError
 
 CHUNK_FRAMES = 16_384

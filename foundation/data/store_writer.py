@@ -8,12 +8,9 @@ structure: what splitting and batching need). Shards know nothing of each other,
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,62 +18,29 @@ import numpy as np
 import pyarrow as pa
 from ase.data import chemical_symbols
 
-from foundation.data.arrow_shard import ShardEntry, column_crc, list_column, open_shard, single_chunk, write_shard
+from foundation.data.arrow_shard import column_crc, list_column, open_shard, single_chunk, write_shard
 from foundation.data.neighbors import neighbor_list
 from foundation.data.readers import Record
 from foundation.data.store_files import atomic_folder, write_file, writing
+from foundation.data.store_format import (
+    CHECKSUM_COLUMN,
+    FORMAT_VERSION,
+    LISTS,
+    METADATA_FILE,
+    SCALARS,
+    TARGET_PREFIX,
+    Shard,
+    checksum,
+    row_crc,
+)
 from foundation.errors import InputError
 from foundation.properties import PROPERTIES
 
-FORMAT_VERSION = 2
-METADATA_FILE = "metadata.json"
-TARGET_PREFIX = "target."
-SCALARS = {"pbc": np.uint8, "total_charge": np.float64, "spin_multiplicity": np.int32}
-"""Columns of one number a structure."""
-LISTS = {"positions": np.float64, "atomic_numbers": np.uint8, "cell": np.float64}
-"""Columns of flat arrays; behind them come the labels, in the order of the table of properties."""
-CHECKSUM_COLUMN = "crc32"
 _CONTACT_CUTOFF = 1.0
 """Å; pairs to look at for atoms on top of each other. The neighbour list is slow at much smaller cutoffs."""
 _INDEX_STRINGS = ("group", "split", "smiles", "formula", "name")
 SHARD_BYTES = 1 << 26
 """Flat bytes after which a shard is closed: small enough to hold in memory while writing and to verify in moments."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What a store's metadata records of one shard.
-
-    Attributes:
-        structures: The file of structures.
-        index: The file of their index.
-        index_crc32: Column of the index -> CRC-32 of what it holds, so that each is verified when it is first used.
-        properties: Labelled in it.
-        elements: Atomic numbers that occur, ascending.
-        max_atoms: Of its largest structure.
-        splits_given: Whether the source states a split of any of its structures.
-    """
-
-    structures: ShardEntry
-    index: ShardEntry
-    index_crc32: Mapping[str, int]
-    properties: tuple[str, ...]
-    elements: tuple[int, ...]
-    max_atoms: int
-    splits_given: bool
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Shard:
-        """What `dataclasses.asdict` gave, through JSON."""
-        return cls(
-            structures=ShardEntry(**content["structures"]),
-            index=ShardEntry(**content["index"]),
-            index_crc32=dict(content["index_crc32"]),
-            properties=tuple(content["properties"]),
-            elements=tuple(content["elements"]),
-            max_atoms=content["max_atoms"],
-            splits_given=content["splits_given"],
-        )
 
 
 def write_store(
@@ -139,11 +103,6 @@ def write_metadata(folder: Path, shards: Sequence[Shard], *, level_of_theory: st
     write_file(folder / METADATA_FILE, text.encode())
 
 
-def checksum(content: Mapping[str, Any]) -> str:
-    """Digest of JSON values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
 class PendingShard:
     """Collects records until they are written as one shard, with columns for the properties that occur.
 
@@ -195,14 +154,6 @@ class PendingShard:
             max_atoms=max(len(record.atomic_numbers) for record in records),
             splits_given=any(record.split is not None for record in records),
         )
-
-
-def row_crc(arrays: Mapping[str, np.ndarray]) -> int:
-    """CRC-32 of the columns of one structure, in the order of the mapping."""
-    crc = 0
-    for values in arrays.values():
-        crc = zlib.crc32(values.data, crc)
-    return crc
 
 
 def _row(record: Record, properties: tuple[str, ...]) -> dict[str, np.ndarray]:

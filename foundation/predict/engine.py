@@ -321,8 +321,10 @@ def _prediction(structure: Structure, level_of_theory: str, values: Values, *, a
     physical: Values = {}
     for name, value in values.items():
         prop = PROPERTIES[name]
-        if not asked_by_name and name == "handedness" and not _has_one_stereocentre(structure):
-            continue
+        if name == "handedness" and not _has_one_stereocentre(structure):
+            if not asked_by_name:
+                continue
+            raise InputError(f"{structure.where}: '{name}': defined for molecules with exactly one stereocentre only")
         if not np.isfinite(value).all():
             if structure.pbc.any() and name in _OPEN_IN_A_CELL:
                 if not asked_by_name:

@@ -129,6 +129,7 @@ def _json(predictions: Sequence[Prediction]) -> str:
     names = sorted({name for prediction in predictions for name in prediction.values})
     document = {
         "units": {name: PROPERTIES[name].unit for name in names},
+        "meanings": {name: PROPERTIES[name].description for name in names},
         "predictions": [
             {
                 "name": prediction.structure.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from ase.data import atomic_numbers
 from jaxtyping import Int
 
 from foundation.data.card import ResolvedDataset
+from foundation.data.graph import AtomGraph
 from foundation.data.module import GraphDataModule, Split
 from foundation.electrostatics.charges import EquilibrationConfig
 from foundation.errors import InputError
@@ -25,6 +26,7 @@ from foundation.scaling import Scaling, has_references
 __all__ = [
     "Validation",
     "charged_cells_in",
+    "check_neighbors",
     "check_periodicity",
     "check_ranks",
     "check_references",
@@ -229,6 +231,24 @@ def check_sizes(data: GraphDataModule, heads: Mapping[str, HeadConfig]) -> None:
                 )
     if problems:
         raise InputError(problems)
+
+
+def check_neighbors(graphs: Sequence[AtomGraph], *, cutoff: float) -> None:
+    """Refuse a cutoff within which no atom of any structure has a neighbour: every atom would be alone.
+
+    Args:
+        graphs: Training structures with edges up to `cutoff`.
+        cutoff: Å.
+
+    Raises:
+        InputError: There is not one edge, although some structure has several atoms.
+    """
+    largest = max(graph.positions.shape[0] for graph in graphs)
+    if largest > 1 and not any(len(graph.senders) for graph in graphs):
+        raise InputError(
+            f"model.backbone.cutoff: got {cutoff:g} Å, within which no atom of the {len(graphs)} training structures "
+            "that were looked at has a neighbour; allowed: longer than their bonds, commonly 4 to 6 Å"
+        )
 
 
 def charged_cells_in(data: GraphDataModule) -> dict[str, int]:

@@ -163,11 +163,13 @@ _MAY_CHANGE = (
     "trainer.max_steps",
     "trainer.max_time",
     "trainer.enable_progress_bar",
+    "activation_checkpointing",
     "threads",
     "num_workers",
     "checkpoint_minutes",
     "description",
     "report",
+    "wandb",
 )
 
 

@@ -22,6 +22,7 @@ from foundation.recipe import Recipe
 from foundation.run.checks import (
     Validation,
     check_dispersion,
+    check_neighbors,
     check_periodicity,
     check_references,
     check_sizes,
@@ -32,6 +33,7 @@ from foundation.run.checks import (
 )
 from foundation.run.heads import heads_for, with_charges
 from foundation.run.ranks import num_ranks
+from foundation.run.references import complete_carried_references
 from foundation.scaling import ScalingTable, fit_scaling
 from foundation.training.module import FoundationModule
 from foundation.training.objectives import SupervisedConfig, build_objectives
@@ -65,6 +67,13 @@ class Plan:
     scaling: ScalingTable
     init: InitReport | None
     validation: Validation
+
+    def describe_start(self) -> list[str]:
+        """What became of every weight of the model that this one starts from; nothing if it starts from none."""
+        if self.init is None:
+            return []
+        origins = self.model.scaling.provenance.items()
+        return [self.init.describe(), *(f"  reference energies of {level}: {how}" for level, how in origins)]
 
 
 def prepare_data(recipe: Recipe) -> GraphDataModule:
@@ -155,12 +164,15 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
     torch.manual_seed(recipe.seed)
     model = FoundationModel(config)
     graphs = scaling_sample(data, learnt(recipe))
+    check_neighbors(graphs, cutoff=model.cutoff)
     scaling = fit_scaling(graphs, properties=model.properties, levels=data.levels, isolated_atoms=_isolated_atoms(data))
     chosen = np.unique(np.linspace(0, len(graphs) - 1, min(CALIBRATION_STRUCTURES, len(graphs))).round().astype(int))
     model.prepare(scaling, collate([graphs[index] for index in chosen]))
     report = None
     if recipe.init is not None and start is not None:
-        report = initialise_from(model, load(start), keep=recipe.init.keep, reset=recipe.init.reset)
+        source = load(start)
+        report = initialise_from(model, source, keep=recipe.init.keep, reset=recipe.init.reset)
+        complete_carried_references(model, source, graphs, report=report, isolated_atoms=_isolated_atoms(data))
     if recipe.init is None or start is not None:
         check_references(recipe, data, model.scaling)
     module = FoundationModule(
@@ -172,6 +184,7 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         dataset_names=data.dataset_names,
         seed=recipe.seed,
         compilation=recipe.compile,
+        activation_checkpointing=recipe.activation_checkpointing,
     )
     return Plan(
         recipe=recipe, data=data, model=model, module=module, scaling=scaling, init=report, validation=validation

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from foundation.errors import InputError
+
 __all__ = ["has_lost_another", "is_first_process", "num_devices", "num_ranks", "trainer_arguments", "wait_for_all"]
 
 MANY_RANKS = "ddp_find_unused_parameters_true"
@@ -43,7 +45,11 @@ def trainer_arguments(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def num_devices(arguments: Mapping[str, Any]) -> int:
-    """Processes on each node that the section `trainer` asks for."""
+    """Processes on each node that the section `trainer` asks for.
+
+    Raises:
+        InputError: `devices` is text that names none.
+    """
     devices = arguments.get("devices", "auto")
     if isinstance(devices, list):
         return len(devices)
@@ -52,6 +58,8 @@ def num_devices(arguments: Mapping[str, Any]) -> int:
     if devices in ("auto", -1, "-1"):
         wants_gpus = arguments.get("accelerator", "auto") in ("auto", "gpu", "cuda")
         return max(torch.cuda.device_count(), 1) if wants_gpus else 1
+    if isinstance(devices, str) and not devices.strip().isdecimal():
+        raise InputError(f"trainer.devices: got '{devices}'; allowed: a number, auto, or a list of devices such as 0,1")
     return int(devices)
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from foundation.checkpoint import CardInfo, save_model
 from foundation.checkpoint.card import write_card
@@ -24,16 +23,20 @@ from foundation.properties import get_property
 from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
 from foundation.report import write_report
 from foundation.run.callbacks import make_callbacks
-from foundation.run.checkpoint_files import CheckpointFiles, damage_of, step_of
+from foundation.run.checkpoint_files import CheckpointFiles, damage_of
 from foundation.run.checks import charged_cells_in, check_ranks, check_references, learnt
 from foundation.run.directory import RunDirectory
 from foundation.run.ending import ending_of
 from foundation.run.environment import check_environment, check_writable
 from foundation.run.interruption import Interruption
+from foundation.run.leakage import seen_in_training
 from foundation.run.lock import RunLock
+from foundation.run.loggers import make_loggers
 from foundation.run.plan import Plan, make_plan, prepare_data
 from foundation.run.ranks import is_first_process, trainer_arguments, wait_for_all
 from foundation.run.summary import summarise
+from foundation.run.trainer_values import check_trainer_values, refusals_of_lightning
+from foundation.run.wandb_log import check_wandb
 from foundation.threads import set_threads
 from foundation.training.evaluation import Report, evaluate
 
@@ -69,6 +72,7 @@ def train(
     checked = load_recipe(recipe, overrides=overrides)
     directory = RunDirectory(Path("runs") / recipe_name(recipe) if out is None else out)
     check_environment(checked.trainer)
+    check_wandb(checked.wandb)
     check_writable(directory.path)
     with Interruption() as interruption:
         run_recipe(checked, directory, resume=resume, check_only=check_only, interruption=interruption)
@@ -110,6 +114,7 @@ def _run_checked(
 ) -> None:
     """Look through data and model, then train; `take_lock` takes the lock of a directory that was not there before."""
     _quieten_lightning()
+    check_trainer_values(recipe.trainer)
     threads = set_threads(recipe.threads)
     data = prepare_data(recipe)
     check_ranks(recipe.trainer, data)
@@ -156,8 +161,7 @@ def _train_in(
         wait_for_all()
         _say("fine-tuning from what was pretrained")
         plan = make_plan(recipe, data, start=str(start.path))
-    if plan.init is not None:
-        _say(plan.init.describe())
+        _say("\n".join(plan.describe_start()))
     _fit_and_finish(plan, directory, resume=resume, threads=threads, interruption=interruption)
 
 
@@ -206,7 +210,8 @@ def describe(plan: Plan) -> str:
             f"electrostatics: {count} cells of data {name} carry a net charge: a uniform background neutralises it"
             for name, count in charged_cells_in(plan.data).items()
         ]
-    lines += _describe_validation(plan)
+    lines += seen_in_training(plan.data)
+    lines += [*_describe_validation(plan), *plan.describe_start()]
     return "\n".join(lines)
 
 
@@ -228,17 +233,17 @@ def _fit_and_finish(
     if checkpoint is not None:
         _say(f"going on from {checkpoint}")
     watchers = make_callbacks(plan, directory, interruption=interruption)
-    purged = None if checkpoint is None else step_of(checkpoint)
     trainer = Trainer(
         **trainer_arguments(recipe.trainer),
         callbacks=watchers.all,
-        logger=[watchers.log, TensorBoardLogger(directory.path, name="tensorboard", version="", purge_step=purged)],
+        logger=make_loggers(recipe, directory, watchers.log, checkpoint=checkpoint),
         plugins=[CheckpointFiles()],
         default_root_dir=directory.path,
         use_distributed_sampler=False,
         inference_mode=False,
     )
-    trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint, weights_only=True)
+    with refusals_of_lightning():
+        trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return
     interruption.obey(where="after training, before its evaluation")

@@ -73,6 +73,7 @@ class FoundationModule(LightningModule):
         dataset_names: Sequence[str],
         seed: int,
         compilation: CompileConfig | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         """Put together what trains.
 
@@ -85,10 +86,12 @@ class FoundationModule(LightningModule):
             dataset_names: In order of `dataset_index`; metrics are named by them.
             seed: Of the objectives' noise.
             compilation: Whether training steps are compiled; None for not.
+            activation_checkpointing: Whether training steps compute layers anew in the backward pass to save memory.
         """
         super().__init__()
         assert objectives, "nothing to train"
         self.model = model
+        model.backbone.recomputes = activation_checkpointing
         self.compiled: CompiledModel | None = None
         if compilation is not None and compilation.enabled:
             self.compiled = CompiledModel(model, fallback=compilation.fallback)

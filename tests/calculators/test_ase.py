@@ -161,7 +161,30 @@ def test_only_what_the_model_predicts_is_offered(make_model: MakeModel) -> None:
     assert FoundationCalculator(make_model({"charges": {"kind": "charges"}})).implemented_properties == [
         "dipole",
         "charges",
+        "born_effective_charges",
     ]
+
+
+def test_ase_gets_responses(make_model: MakeModel) -> None:
+    charges = {"kind": "charges", "model": {"kind": "qeq"}, "polarizability": True, "quadrupole": True}
+    model = make_model({"energy": {"kind": "energy"}, "charges": charges}, electrostatics=True)
+    atoms = ethanol()
+    atoms.calc = FoundationCalculator(model, dtype="float64")
+    born = atoms.calc.get_property("born_effective_charges", atoms)
+    polarizability = atoms.calc.get_property("polarizability", atoms)
+    moments = []
+    for sign in (1.0, -1.0):
+        moved = atoms.copy()
+        moved.positions[2, 0] += sign * 1e-3
+        moved.calc = atoms.calc
+        moments.append(moved.get_dipole_moment())
+    np.testing.assert_allclose(born[2, :, 0], (moments[0] - moments[1]) / 2e-3, atol=1e-5)
+    induced = []
+    for sign in (1.0, -1.0):
+        atoms.calc = FoundationCalculator(model, dtype="float64", electric_field=(0.0, sign * 1e-3, 0.0))
+        induced.append(atoms.get_dipole_moment())
+    np.testing.assert_allclose(polarizability[:, 1], (induced[0] - induced[1]) / 2e-3, rtol=1e-5, atol=1e-6)
+    assert atoms.calc.get_property("quadrupole", atoms).shape == (3, 3)
 
 
 def test_levels_of_theory_differ(make_model: MakeModel) -> None:

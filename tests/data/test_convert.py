@@ -198,3 +198,42 @@ def test_a_box_round_a_molecule_is_taken_off_only_on_request():
     assert free is not None
     assert boxed.pbc == (True, True, True)
     assert (free.cell, free.pbc) == (None, (False, False, False))
+
+
+DIPOLE_AND_QUADRUPOLE = {"dipole": {"key": "p", "unit": "e*Å"}, "quadrupole": {"key": "q", "unit": "e*Å²"}}
+
+
+def moments_of(charges: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray]:
+    return {"p": charges @ positions, "q": np.einsum("i,ia,ib->ab", charges, positions, positions)}
+
+
+@pytest.mark.parametrize("dipole_about", ["coordinates", "centre_of_mass"])
+def test_moments_about_the_origin_of_coordinates_are_moved_to_the_centre_of_mass(dipole_about: str):
+    charges, positions = np.array([-1.5, 0.5]), np.array([[3.0, 1.0, 2.0], [3.0, 1.5, 3.0]])
+    centre = np.array([15.999, 1.008]) @ positions / 17.007
+    values, expected = moments_of(charges, positions), moments_of(charges, positions - centre)
+    if dipole_about == "centre_of_mass":
+        values["p"] = expected["p"]
+    labels = {
+        "dipole": {**DIPOLE_AND_QUADRUPOLE["dipole"], "origin": dipole_about},
+        "quadrupole": {**DIPOLE_AND_QUADRUPOLE["quadrupole"], "origin": "coordinates"},
+    }
+    record = convert(labels, frame(values, positions=positions), charge=-1, spin=1)
+    assert record is not None
+    np.testing.assert_allclose(record.targets["dipole"], expected["p"], atol=1e-12)
+    np.testing.assert_allclose(record.targets["quadrupole"], expected["q"], atol=1e-12)
+
+
+def test_an_origin_that_matters_and_is_not_stated_is_refused():
+    values = {"p": [0.0, 0.0, 1.0], "q": np.eye(3)}
+    with pytest.raises(InputError) as caught:
+        convert(DIPOLE_AND_QUADRUPOLE, frame(values), charge=-1, spin=1)
+    dipole, quadrupole = caught.value.problems
+    assert "label 'dipole' (key 'p'): total charge -1: its value depends on the origin" in dipole
+    assert "label 'quadrupole' (key 'q'): its value depends on the origin" in quadrupole
+    neutral = {"dipole": DIPOLE_AND_QUADRUPOLE["dipole"]}
+    assert convert(neutral, frame(values)) is not None, "no origin changes the dipole of a neutral molecule"
+    with pytest.raises(InputError, match="takes the dipole"):
+        convert({"quadrupole": {**DIPOLE_AND_QUADRUPOLE["quadrupole"], "origin": "coordinates"}}, frame(values))
+    with pytest.raises(InputError, match="an origin is for dipoles and quadrupoles"):
+        convert({"energy": {"key": "e", "unit": "eV", "origin": "coordinates"}}, frame({"e": 1.0}))

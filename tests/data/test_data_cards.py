@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase.data import chemical_symbols
+from ase.data import atomic_masses, chemical_symbols
 
 from foundation.data.card import DatasetConfig, card_names, load_card, resolve
 from foundation.data.files import DataFile
@@ -241,7 +241,11 @@ def test_labels_of_the_dipeptides_and_not_the_models_beside_them(shared_data: Pa
     assert from_charges @ dipoles / (from_charges @ from_charges) == pytest.approx(0.97, abs=0.02)
     upper = np.triu_indices(3, 1)
     moments = np.ravel([record.targets["quadrupole"][upper] for record in found])
-    second = [np.einsum("i,ia,ib->ab", r.targets["partial_charges"], r.positions, r.positions)[upper] for r in found]
+    centred = [r.positions - np.average(r.positions, axis=0, weights=atomic_masses[r.atomic_numbers]) for r in found]
+    second = [
+        np.einsum("i,ia,ib->ab", record.targets["partial_charges"], own, own)[upper]
+        for record, own in zip(found, centred, strict=True)
+    ]
     assert np.ravel(second) @ moments / np.square(second).sum() == pytest.approx(1.0, abs=0.1)
 
 

@@ -9,8 +9,12 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+import torch
 
+import foundation
 from foundation.cli import main
+from foundation.recipe import load_recipe
+from foundation.run.plan import make_plan, prepare_data
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +97,19 @@ def test_a_run_starts_from_another_and_says_what_it_took(run: Path, own_recipe: 
     assert init["loaded"]
     assert not init["new"]
     assert init["parity"]["forces"]["difference"] < 1e-5
+
+
+def test_an_element_that_the_source_never_saw_gets_a_reference_beside_the_others(
+    run: Path, own_file: Path, own_recipe: Path, tmp_path: Path
+) -> None:
+    frames = ase.io.read(own_file, ":")
+    for atoms in frames:
+        atoms.calc.results["energy"] -= 10_000.0
+        atoms.numbers[atoms.numbers == 8] = 16
+    ase.io.write(tmp_path / "thiols.xyz", frames, format="extxyz")
+    recipe = load_recipe(own_recipe, overrides=[f"data.mine.source={tmp_path / 'thiols.xyz'}", f"init={{from: {run}}}"])
+    plan = make_plan(recipe, prepare_data(recipe), start=str(run))
+    ours, theirs = (model.scaling.reference_energies[0] for model in (plan.model, foundation.load(run)))
+    assert torch.equal(ours[[1, 6]], theirs[[1, 6]])
+    assert abs(float(ours[16] - theirs[8]) + 10_000.0) < 1.0
+    assert "S fitted beside these" in plan.model.scaling.provenance["EMT"]

@@ -173,3 +173,11 @@ def test_scales_are_measured_on_labels_that_are_learnt(write_recipe: Write, stru
     assert set(graph.targets) == set(graph.masks) == {"energy", "forces"}
     assert scaling_sample(data, {"mine": ()})[0].targets == {}
     assert "dipole" in data.graphs("mine", "train")[0].targets, "the data keep their labels"
+
+
+def test_a_cutoff_within_which_every_atom_is_alone_is_refused(write_recipe: Write, structure: Structure) -> None:
+    recipe = write_recipe(train=[structure("OH", seed=0, energy=-1.0)], val=[structure("OH", seed=1, energy=-1.0)])
+    problem = problem_of(recipe, "model.backbone.cutoff=0.8")
+    assert "model.backbone.cutoff: got 0.8 Å, within which no atom of the 1 training structures" in problem
+    single = write_recipe(train=[structure("He", seed=0, energy=-1.0)], val=[structure("He", seed=1, energy=-1.0)])
+    plan_of(single)

@@ -3,7 +3,8 @@
 Argument: folder of the results. Every number of processes sees the same eight structures in a global batch. They come
 from two sets: energies and forces, some missing, in one; dipoles and a few handednesses in the other. Batches cycle
 through both sets side by side, so that a rank uses heads that its neighbour does not; the first set alone; the second
-one alone; and a batch of which only one structure has any label. A head for the gap is never used.
+one alone; and a batch of which only one structure has any label. A head for the gap is never used. Two
+processes compute layers anew in the backward pass, the others keep what is in them.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ def train(folder: Path, *, num_ranks: int, num_steps: int, accumulated: int) -> 
         ema=None,
         dataset_names=DATASETS,
         seed=0,
+        activation_checkpointing=num_ranks == 2,
     )
     keep = KeepGradients()
     trainer = Trainer(

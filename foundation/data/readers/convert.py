@@ -12,6 +12,7 @@ from foundation.data.card import ResolvedDataset
 from foundation.data.electrons import check_electrons
 from foundation.data.fields import LabelField, NumberField, file_unit_factor
 from foundation.data.layout import GroupConfig
+from foundation.data.readers.origin import about_centre_of_mass
 from foundation.data.readers.record import RawFrame, Record
 from foundation.data.splits import SPLITS
 from foundation.errors import InputError
@@ -50,7 +51,7 @@ class Converter:
 
         Raises:
             InputError: A label, charge, spin, group or split that the data set declares is absent, malformed, NaN or
-                infinite, or the charge and spin do not fit the electrons.
+                infinite, the charge and spin do not fit the electrons, or the origin of a moment is not stated.
         """
         dataset = self._dataset
         positions, cell, pbc = self._geometry(frame)
@@ -73,6 +74,15 @@ class Converter:
             implicit_hydrogens=frame.implicit_hydrogens,
             where=frame.where,
         )
+        if not any(pbc):
+            targets = about_centre_of_mass(
+                targets,
+                dataset.properties,
+                positions=positions,
+                atomic_numbers=numbers,
+                total_charge=charge,
+                where=frame.where,
+            )
         return Record(
             positions=positions,
             atomic_numbers=numbers,
