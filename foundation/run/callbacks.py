@@ -12,6 +12,7 @@ from foundation.run.directory import RunDirectory
 from foundation.run.ending import LastValidation
 from foundation.run.environment import SharedDirectory
 from foundation.run.interruption import Interruption
+from foundation.run.moved import MovedRun
 from foundation.run.plan import Plan
 from foundation.run.saving import RankSums, Saving
 from foundation.run.timing import Timing
@@ -65,7 +66,7 @@ def make_callbacks(plan: Plan, directory: RunDirectory, *, interruption: Interru
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
-        callbacks += [LastValidation(), best]
+        callbacks += [LastValidation(), best, MovedRun(best)]
         if recipe.early_stopping is not None:
             stopping = recipe.early_stopping
             callbacks.append(EarlyStopping(MONITORED, patience=stopping.patience, min_delta=stopping.min_delta))

@@ -98,6 +98,17 @@ def test_a_damaged_checkpoint_costs_only_what_came_after_the_one_before(
     assert_same(out, uninterrupted)
 
 
+def test_a_run_directory_may_be_moved(uninterrupted: Path, own_recipe: Path, tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    words = ["train", str(own_recipe), *QUIET, NEVER]
+    interrupt([*words, "--out", str(before)], number=signal.SIGTERM, after=12)
+    best = torch.load(before / "checkpoints" / "best.ckpt", weights_only=True)["global_step"]
+    assert best == 10, "there is something to forget"
+    before.rename(after)
+    assert main([*words, "--out", str(after), "--resume"]) == 0  # a warning of Lightning's would be an error here
+    assert_same(after, uninterrupted)
+
+
 def test_a_checkpoint_of_a_newer_version_is_refused(
     own_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
