@@ -55,7 +55,7 @@ def interrupt(
     arrange_and_train(arguments, send, at=at, after=after, code=code or (-number if number == signal.SIGKILL else 1))
 
 
-def arrange_and_train(arguments: list[str], act: Callable[[], None], *, at: str, after: int, code: int) -> None:
+def arrange_and_train(arguments: list[str], act: Callable[[], object], *, at: str, after: int, code: int) -> None:
     """Train, and do something when something begins.
 
     Args:
@@ -100,7 +100,7 @@ def _be_rank(arguments: list[str], places: dict[str, str], after: int) -> None:
     _train(arguments, lambda: os.kill(os.getpid(), signal.SIGUSR1), "batch", after)
 
 
-def _train(arguments: list[str], act: Callable[[], None], at: str, after: int) -> None:
+def _train(arguments: list[str], act: Callable[[], object], at: str, after: int) -> None:
     os.setpgrp()
     owner, name = MOMENTS[at]
     former = getattr(owner, name)
