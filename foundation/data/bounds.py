@@ -16,6 +16,9 @@ from foundation.errors import InputError
 Batch = Int[np.ndarray, " _"]
 """Structures of one batch; the lengths of batches differ."""
 
+ATOM_SLOTS = 12
+"""Slots that take as long as what is done once an atom: 9.5 in CPU time, 18 in operations of matrix products, training
+steps of the smallest equivariant backbone (`benchmarks/README.md`). It decides which batches share a step, no bound."""
 _LOOKAHEAD = 256
 """Structures behind a batch's last that are looked at for one that still has room in it."""
 _BLOCK = 4096
@@ -136,9 +139,9 @@ class Bounds:
             raise InputError(problems)
 
     def cost(self, batch: Batch) -> int:
-        """What the time of a step goes with: slots where they are bounded, else edges where they are, else atoms."""
+        """What the time of a step goes with: slots and atoms where slots are bounded, else edges, else atoms."""
         if self._degrees is not None:
-            return int(self.num_atoms[batch].sum()) * int(self._degrees[batch].max())
+            return int(self.num_atoms[batch].sum()) * (int(self._degrees[batch].max()) + ATOM_SLOTS)
         return int((self.num_atoms if self._edges is None else self._edges)[batch].sum())
 
     def pack(self, order: Int[np.ndarray, " draws"]) -> list[Batch]:

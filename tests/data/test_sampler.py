@@ -139,6 +139,29 @@ def test_ranks_that_cannot_share_evenly_repeat_the_first_structures() -> None:
     assert sorted(np.concatenate(plan.batches(0)).tolist()) in ([0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 2])
 
 
+@pytest.mark.parametrize("packing", ["in_order", "full", "similar"])
+def test_a_batch_of_an_epoch_far_away_is_found_without_those_before(packing: str) -> None:
+    """Going through 10¹² epochs would never end."""
+    config = validate(BatchConfig, {"max_structures": 3, "max_slots": 400, "packing": packing}, where="batch")
+    plan = training([3, 5, 8, 2, 9, 4, 7, 6], config, ranks=2)
+    again = training([3, 5, 8, 2, 9, 4, 7, 6], config, ranks=2)
+    far = plan.batch(epoch=10**12, step=1, rank=1)
+    assert far.tolist() == again.batch(epoch=10**12, step=1, rank=1).tolist()
+    assert sorted(np.concatenate(plan.batches(10**12)).tolist()) == list(range(8))
+
+
+def test_batches_of_one_step_are_equal_in_atoms_too() -> None:
+    """Few atoms of many neighbours have as many slots as many atoms of few, and take less time."""
+    config = BatchConfig(max_structures=100, max_slots=100, packing="similar")
+    num_atoms, most = np.repeat([2, 10, 2, 10], 10), np.repeat([50, 10, 50, 10], 10)
+    sized = Bounds(config, num_atoms=num_atoms, num_neighbors=np.stack([num_atoms * most, most], axis=1), name=str)
+    mixture = Mixture({"mine": len(num_atoms)}, weights={}, config=MixtureConfig(), seed=0)
+    plan = TrainingBatches(mixture, bounds=sized, num_ranks=2)
+    for step in range(plan.num_steps):
+        atoms = [num_atoms[plan.batch(epoch=0, step=step, rank=rank)].sum() for rank in range(2)]
+        assert atoms[0] == atoms[1]
+
+
 def test_more_ranks_than_structures_is_an_error() -> None:
     with pytest.raises(InputError, match="3 training structures an epoch are 3 batches, which cannot feed 4 processes"):
         training([2, 2, 2], BatchConfig(max_structures=1), ranks=4)
@@ -184,7 +207,7 @@ def test_full_batches_are_fewer_than_those_in_order_and_similar_ones_have_fewer_
         limits = {"max_structures": 999, "max_atoms": 300, "max_slots": 12_000, "packing": packing}
         sized = Bounds(validate(BatchConfig, limits, where="test"), num_atoms=sizes, num_neighbors=neighbors, name=str)
         batches = sized.pack(random.permutation(2000))
-        return len(batches), sum(sized.cost(batch) for batch in batches)
+        return len(batches), sum(int(sizes[batch].sum() * degrees[batch].max()) for batch in batches)
 
     (in_order, _), (full, full_slots), (_, similar_slots) = (plan(kind) for kind in ("in_order", "full", "similar"))
     assert full < 0.96 * in_order
