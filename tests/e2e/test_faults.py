@@ -93,6 +93,7 @@ def test_a_process_that_loads_data_and_is_killed_ends_the_run_with_its_reason(
     assert_same(out, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_second_program_in_the_run_directory_is_refused(
     own_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
