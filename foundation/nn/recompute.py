@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 __all__ = ["recomputed"]
 
@@ -24,4 +24,6 @@ def recomputed(function: Callable[[], Result], *, when: bool) -> Result:
     """
     if not when:
         return function()
-    return checkpoint(function, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+    # Stopping early throws an exception through the function, which checks of its annotations take for a fault.
+    with set_checkpoint_early_stop(False):
+        return checkpoint(function, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
