@@ -24,6 +24,6 @@ def recomputed(function: Callable[[], Result], *, when: bool) -> Result:
     """
     if not when:
         return function()
-    # Stopping early throws an exception through the function, which checks of its annotations take for a fault.
+    # So that no exception passes through the function, and hooks behind it are called.
     with set_checkpoint_early_stop(False):
         return checkpoint(function, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
