@@ -39,9 +39,6 @@ SHAKE = 0.3
 """How far weights are moved for the comparison: fresh readouts are zero, and zero forces compare equal to anything."""
 WIDTH_STEP = 4
 """Neighbour tables are padded to multiples of this, so that fewer sizes occur."""
-LEAST_PAIRS, PAIR_STEPS = 64, 4
-"""Pairs are padded to at least so many, and to one of so many sizes between powers of two: their number changes with
-every geometry."""
 
 _PER_GRAPH_AND_ATOM = (
     "atomic_numbers",
@@ -242,19 +239,16 @@ def _evaluate(
 
 
 def _widen(tensors: dict[str, Tensor], width: int) -> int:
-    """Add empty slots and pairs, in place, up to the next of a few sizes; returns the new width."""
-    pad = nn.functional.pad
+    """Add empty slots to the neighbour table, in place, up to the next multiple of `WIDTH_STEP`."""
     wider = -(-width // WIDTH_STEP) * WIDTH_STEP
-    atoms, empty_pair = len(tensors["atomic_numbers"]), len(tensors["pair_senders"]) - 1
-    own = torch.arange(atoms, device=tensors["slot_senders"].device)[:, None].expand(-1, wider - width)
-    tensors["slot_senders"] = torch.cat([tensors["slot_senders"].view(atoms, width), own], dim=1).flatten()
-    for name, empty in (("slot_pairs", empty_pair), ("slot_reversed", 0)):
-        tensors[name] = pad(tensors[name].view(atoms, width), (0, wider - width), value=empty).flatten()
-    step = max(LEAST_PAIRS, 2 ** empty_pair.bit_length() // (2 * PAIR_STEPS))
-    missing = -(empty_pair + 1) % step
-    for name in ("pair_senders", "pair_receivers", "pair_filled"):
-        tensors[name] = pad(tensors[name], (0, missing))
-    tensors["pair_shifts"] = pad(tensors["pair_shifts"], (0, 0, 0, missing))
+    missing = wider - width
+    if missing:
+        atoms = len(tensors["atomic_numbers"])
+        own = torch.arange(atoms, device=tensors["slot_senders"].device)[:, None].expand(-1, missing)
+        tensors["slot_senders"] = torch.cat([tensors["slot_senders"].view(atoms, width), own], dim=1).flatten()
+        pad = nn.functional.pad
+        tensors["slot_shifts"] = pad(tensors["slot_shifts"].view(atoms, width, 3), (0, 0, 0, missing)).flatten(0, 1)
+        tensors["slot_filled"] = pad(tensors["slot_filled"].view(atoms, width), (0, missing)).flatten()
     return wider
 
 

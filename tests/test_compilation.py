@@ -50,30 +50,6 @@ def test_compiled_steps_of_any_size_equal_eager_ones_and_compile_at_most_three_t
     assert len(figures) == 15
 
 
-def test_pairs_of_changing_geometries_are_padded_to_one_size_with_pairs_that_are_not_filled() -> None:
-    sizes = set()
-    for pairs in (1025, 1200, 1232, 1280):
-        tensors = {
-            "atomic_numbers": torch.ones(2, dtype=torch.int64),
-            "slot_senders": torch.tensor([1, 0]),
-            "slot_pairs": torch.tensor([0, pairs - 1]),
-            "slot_reversed": torch.tensor([True, False]),
-            "pair_senders": torch.ones(pairs, dtype=torch.int64),
-            "pair_receivers": torch.zeros(pairs, dtype=torch.int64),
-            "pair_shifts": torch.ones(pairs, 3, dtype=torch.float64),
-            "pair_filled": torch.arange(pairs) < pairs - 1,
-        }
-        assert compilation._widen(tensors, 1) == compilation.WIDTH_STEP
-        assert tensors["slot_senders"].tolist() == [1, 0, 0, 0, 0, 1, 1, 1]
-        assert tensors["slot_pairs"].tolist() == [0] + [pairs - 1] * 7
-        assert tensors["slot_reversed"].tolist() == [True] + [False] * 7
-        assert int(tensors["pair_filled"].sum()) == pairs - 1
-        assert not tensors["pair_filled"][pairs - 1 :].any()
-        lengths = {len(tensors[name]) for name in tensors if name.startswith("pair_")}
-        sizes |= lengths
-    assert sizes == {1280}
-
-
 def wrong(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[..., object]:
     """What stands in for the compiler: the eager function, its outputs changed."""
 

@@ -18,19 +18,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from foundation.backbones.conditioning import Conditioning, ElementTable
-from foundation.backbones.geometry import PairGeometry, pair_geometry
+from foundation.backbones.geometry import PaddedGeometry, padded_geometry
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths, outer
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.gather import take_rows
-from foundation.nn.linear import (
-    EquivariantLinear,
-    ScaledLinear,
-    UniformLinear,
-    degrees_of_components,
-    repeat_degrees,
-)
+from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear, degrees_of_components
 from foundation.nn.norm import bounded
 from foundation.nn.radial import RadialTrunk, envelope
 from foundation.nn.recompute import recomputed
@@ -114,37 +108,33 @@ class NeighborSum(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "atoms components channels"],
-        hidden: Float[Tensor, "pairs width"],
-        angular: Float[Tensor, "groups_atoms neighbors edge_components"],
-        geometry: PairGeometry,
+        hidden: Float[Tensor, "slots width"],
+        angular: Float[Tensor, "groups atoms edge_components neighbors"],
+        geometry: PaddedGeometry,
     ) -> Float[Tensor, "atoms out_components out_channels"]:
-        atoms, groups, per_group = geometry.num_atoms, self.groups, self.channels // self.groups
-        # Groups come before atoms in all tables of slots, so that nothing of their size has to be rearranged.
-        rows = features.view(atoms, -1, groups, per_group).transpose(1, 2).reshape(atoms * groups, -1)
-        radial = self.radial(hidden).view(-1, self.in_degree + 1, groups, per_group)
-        radial = repeat_degrees(radial, dim=1).transpose(1, 2).reshape(len(hidden) * groups, -1)
-        messages = take_rows(rows, by_group(geometry.senders, groups))
-        messages = messages * take_rows(radial, by_group(geometry.pairs, groups))
-        sums = torch.bmm(angular.transpose(1, 2), messages.view(groups * atoms, geometry.width, -1))
-        sums = sums.view(groups, atoms, angular.shape[2], -1, per_group).permute(1, 2, 3, 0, 4)
+        atoms, width, groups = geometry.num_atoms, geometry.width, self.groups
+        per_group = self.channels // groups
+        rows = take_rows(features.flatten(1), geometry.senders).view(atoms * width, -1, self.channels)
+        radial = self.radial(hidden).view(atoms * width, self.in_degree + 1, 1, self.channels)
         sizes = [2 * degree + 1 for degree in range(self.in_degree + 1)]
-        blocks = [
-            coupling(part.flatten(3).flatten(1, 2))
-            for part, coupling in zip(sums.split(sizes, dim=2), self._couplings(), strict=True)
-        ]
+        blocks = []
+        for part, scale, coupling in zip(rows.split(sizes, dim=1), radial.unbind(1), self._couplings(), strict=True):
+            messages = part * scale
+            if groups == 1:
+                sums = torch.bmm(angular[0], messages.view(atoms, width, -1))
+                blocks.append(coupling(sums.view(atoms, -1, self.channels)))
+                continue
+            by_group = messages.view(atoms, width, -1, groups, per_group).permute(3, 0, 1, 2, 4).flatten(3)
+            sums = (angular @ by_group).view(groups, atoms, -1, per_group)
+            blocks.append(coupling(sums.permute(1, 2, 0, 3).flatten(2)))
         return self.linear(merged_paths(blocks))
-
-
-def by_group(rows: Int[Tensor, " slots"], groups: int) -> Int[Tensor, " groups_slots"]:
-    """Where the rows of a table `[rows * groups, …]` stand for each group and slot, the groups outermost."""
-    return (rows * groups + torch.arange(groups, device=rows.device)[:, None]).flatten()
 
 
 class Layer(nn.Module):
     """One round: sums over neighbours, products at atoms, residual update of both towers."""
 
     component: Tensor
-    reversal: Tensor
+    spread: Tensor
 
     def __init__(self, config: EquivariantConfig, *, num_elements: int, num_levels: int, first: bool) -> None:
         super().__init__()
@@ -153,8 +143,8 @@ class Layer(nn.Module):
         self.degree = degree
         in_degree = 0 if first else degree
         self.angular = ScaledLinear(config.radial_width, config.radial_groups * (config.edge_degree + 1))
-        reversal = (-1.0) ** degrees_of_components(config.edge_degree)
-        self.register_buffer("reversal", reversal, persistent=False)
+        spread = nn.functional.one_hot(degrees_of_components(config.edge_degree)).T.float()
+        self.register_buffer("spread", spread, persistent=False)
         self.register_buffer("component", degrees_of_components(degree), persistent=False)
         self.natural_sum = NeighborSum(config, channels=wide, in_degree=in_degree, out_channels=wide)
         self.pseudo_sum = (
@@ -174,23 +164,22 @@ class Layer(nn.Module):
             self.pseudo = PseudoProducts(config, first=first)
 
     def _angular(
-        self, harmonics: Tensor, hidden: Tensor, decay: Tensor, geometry: PairGeometry
-    ) -> Float[Tensor, "groups_atoms neighbors edge_components"]:
-        groups = self.config.radial_groups
-        radial = (self.angular(hidden) * decay).view(len(hidden), groups, -1)
-        pairs = repeat_degrees(radial, dim=2) * harmonics[:, None]
-        both = torch.cat([pairs, pairs * self.reversal.to(pairs.dtype)]).flatten(0, 1)
-        return take_rows(both, by_group(geometry.edges, groups)).view(groups * geometry.num_atoms, geometry.width, -1)
+        self, harmonics: Tensor, hidden: Tensor, decay: Tensor, geometry: PaddedGeometry
+    ) -> Float[Tensor, "groups atoms edge_components neighbors"]:
+        radial = (self.angular(hidden) * decay).view(len(hidden), self.config.radial_groups, -1)
+        spread = (radial @ self.spread.to(radial.dtype)) * harmonics[:, None]
+        table = spread.view(geometry.num_atoms, geometry.width, self.config.radial_groups, -1)
+        return table.permute(2, 0, 3, 1)
 
     def forward(
         self,
         natural: Float[Tensor, "atoms components channels"],
         pseudo: Float[Tensor, "atoms pseudo_components pseudo_channels"] | None,
         *,
-        hidden: Float[Tensor, "pairs width"],
-        decay: Float[Tensor, "pairs 1"],
-        harmonics: Float[Tensor, "pairs edge_components"],
-        geometry: PairGeometry,
+        hidden: Float[Tensor, "slots width"],
+        decay: Float[Tensor, "slots 1"],
+        harmonics: Float[Tensor, "slots edge_components"],
+        geometry: PaddedGeometry,
         element_index: Int[Tensor, " atoms"],
         level_index: Int[Tensor, " atoms"],
         with_pseudo: bool,
@@ -273,15 +262,7 @@ class EquivariantBackbone(nn.Module):
         recomputes: Whether training keeps the results of whole layers only (`foundation.nn.recompute`).
     """
 
-    edge_fields = (
-        "pair_senders",
-        "pair_receivers",
-        "pair_shifts",
-        "pair_filled",
-        "slot_senders",
-        "slot_pairs",
-        "slot_reversed",
-    )
+    edge_fields = ("slot_senders", "slot_shifts", "slot_filled")
     """What it reads of a graph's edges."""
 
     mean_neighbors: Float[Tensor, ""]
@@ -318,7 +299,7 @@ class EquivariantBackbone(nn.Module):
         with_pseudo = with_pseudo and self.config.pseudo_channels > 0
         element_index = self.elements(graph.atomic_numbers)
         scalars = self.conditioning(graph, element_index)
-        geometry = pair_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
+        geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
         hidden = self.trunk(geometry.distances)
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
         harmonics = self.harmonics(geometry.unit_vectors)

@@ -1,4 +1,4 @@
-"""Geometry of pairs of atoms and the table that lists them for each atom, shared by all layers of a backbone."""
+"""Neighbour geometry in a table padded per receiver, shared by all layers of a backbone."""
 
 from __future__ import annotations
 
@@ -13,48 +13,34 @@ from foundation.nn.gather import take_rows
 
 
 @dataclass(frozen=True)
-class PairGeometry:
-    """Pairs of neighbours, each once, and every atom's neighbours in `width` slots.
-
-    What depends on distances is computed for pairs, of which there are about a third as many as slots, and looked up
-    from there. Empty slots point to the atom itself and to a pair that is beyond the cutoff.
+class PaddedGeometry:
+    """Every atom's neighbours in `width` slots; empty slots point to the atom itself from beyond the cutoff.
 
     Attributes:
-        distances: `[pairs]`, Å, parameter dtype.
-        unit_vectors: `[pairs, 3]`, from receiver to sender.
         senders: `[atoms * width]`.
-        pairs: `[atoms * width]`, into tables with a row a pair.
-        edges: `[atoms * width]`, into tables with a row a pair and then a row a pair for the reverse.
-        num_atoms: Rows of the table of slots.
+        distances: `[atoms * width]`, Å, parameter dtype.
+        unit_vectors: `[atoms * width, 3]`, from receiver to sender.
+        num_atoms: Rows.
         width: Slots a row.
     """
 
-    distances: Float[Tensor, " pairs"]
-    unit_vectors: Float[Tensor, "pairs 3"]
     senders: Int[Tensor, " slots"]
-    pairs: Int[Tensor, " slots"]
-    edges: Int[Tensor, " slots"]
+    distances: Float[Tensor, " slots"]
+    unit_vectors: Float[Tensor, "slots 3"]
     num_atoms: int
     width: int
 
 
-def pair_geometry(graph: AtomGraph, *, cutoff: float, dtype: torch.dtype) -> PairGeometry:
+def padded_geometry(graph: AtomGraph, *, cutoff: float, dtype: torch.dtype) -> PaddedGeometry:
     """Differences in float64, everything else in `dtype`; differentiable in positions and cell.
 
     Edges that have moved beyond the cutoff keep their slot: the envelope makes them zero.
     """
-    cells = take_rows(graph.cell, take_rows(graph.graph_index, graph.pair_receivers))
-    shifts = (graph.pair_shifts[:, :, None] * cells).sum(1)
-    differences = take_rows(graph.positions, graph.pair_senders) - take_rows(graph.positions, graph.pair_receivers)
+    num_atoms, width = graph.positions.shape[0], graph.max_neighbors
+    shifts = torch.bmm(graph.slot_shifts.view(num_atoms, width, 3), take_rows(graph.cell, graph.graph_index))
+    neighbors = take_rows(graph.positions, graph.slot_senders).view(num_atoms, width, 3)
+    vectors = (neighbors - graph.positions[:, None] + shifts).view(-1, 3)
     # A number, not an array: an array would be copied from the host in every pass, which waits for the device.
-    vectors = torch.where(graph.pair_filled[:, None], differences + shifts, 2.0 * cutoff).to(dtype)
-    distances = vectors.square().sum(1).sqrt()
-    return PairGeometry(
-        distances,
-        vectors / distances[:, None],
-        senders=graph.slot_senders,
-        pairs=graph.slot_pairs,
-        edges=graph.slot_pairs + graph.slot_reversed * len(distances),
-        num_atoms=graph.positions.shape[0],
-        width=graph.max_neighbors,
-    )
+    padded = torch.where(graph.slot_filled[:, None], vectors, 2.0 * cutoff).to(dtype)
+    distances = padded.square().sum(1).sqrt()
+    return PaddedGeometry(graph.slot_senders, distances, padded / distances[:, None], num_atoms, width)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch_geometric.data import Data
@@ -81,17 +81,12 @@ class AtomGraph(Data):
         graph_index: `[atoms]`: the graph of each atom.
         num_atoms_per_graph: `[graphs]`.
         num_graphs: Python int.
-        pair_senders: `[pairs]`. This and what follows are there once a graph was batched (`collate`). An edge and its
-            reverse are one pair, since what depends on distances is the same for both; the last pair is no edge but
-            stands for empty slots.
-        pair_receivers: `[pairs]`.
-        pair_shifts: `[pairs, 3]`: `edge_shifts` of the pair's edge from `pair_senders` to `pair_receivers`.
-        pair_filled: `[pairs]`, bool: false in the last.
-        max_neighbors: Python int: the largest number of edges that one atom receives, at least 1: the width of a table
-            with a row of slots for each receiver.
+        max_neighbors: Python int: the largest number of edges that one atom receives, at least 1. This and the next
+            three are there once a graph was batched (`collate`): the edges as a table with a row of `max_neighbors`
+            slots for each receiver.
         slot_senders: `[atoms * max_neighbors]`; in an empty slot the receiver itself.
-        slot_pairs: `[atoms * max_neighbors]`: the pair of each slot's edge.
-        slot_reversed: `[atoms * max_neighbors]`, bool: whether the slot's edge runs against its pair.
+        slot_shifts: `[atoms * max_neighbors, 3]`: `edge_shifts`, zero in an empty slot.
+        slot_filled: `[atoms * max_neighbors]`, bool: false in an empty slot.
     """
 
 
@@ -264,51 +259,20 @@ def _collate_target(name: str, graphs: Sequence[AtomGraph]) -> tuple[Tensor, Ten
 
 
 def fill_slots(graph: AtomGraph) -> None:
-    """Find the pairs of a graph's edges, and lay the edges, sorted by receiver, out as a table of slots.
-
-    The table is as wide as the largest number of neighbours.
-    """
+    """Lay the edges of a graph, sorted by receiver, out as a table padded to the largest number of neighbours."""
     num_atoms, device = graph.positions.shape[0], graph.receivers.device
     degrees = torch.bincount(graph.receivers, minlength=num_atoms)
     width = max(1, int(degrees.max())) if len(graph.receivers) else 1
     starts = torch.cumsum(degrees, 0) - degrees
     slots = graph.receivers * width + torch.arange(len(graph.receivers), device=device) - starts[graph.receivers]
-    pairs, against = _fill_pairs(graph)
     senders = torch.arange(num_atoms, device=device).repeat_interleave(width)
     senders[slots] = graph.senders
-    slot_pairs = torch.full_like(senders, len(graph.pair_senders) - 1)
-    slot_pairs[slots] = pairs
-    slot_reversed = torch.zeros(num_atoms * width, dtype=torch.bool, device=device)
-    slot_reversed[slots] = against
+    shifts = graph.edge_shifts.new_zeros(num_atoms * width, 3)
+    shifts[slots] = graph.edge_shifts
+    filled = torch.zeros(num_atoms * width, dtype=torch.bool, device=device)
+    filled[slots] = True
     graph.max_neighbors = width
-    graph.slot_senders, graph.slot_pairs, graph.slot_reversed = senders, slot_pairs, slot_reversed
-
-
-def _fill_pairs(graph: AtomGraph) -> tuple[Int[Tensor, " edges"], Bool[Tensor, " edges"]]:
-    """Find the pairs; returns the pair of each edge and whether the edge runs against it.
-
-    An edge whose reverse is missing, both at the cutoff within rounding, is a pair alone.
-    """
-    senders, receivers, shifts = graph.senders, graph.receivers, graph.edge_shifts.long()
-    against = senders < receivers
-    undecided = senders == receivers
-    for axis in range(3):  # an atom's own images: the first direction in which they differ decides
-        against = against | (undecided & (shifts[:, axis] < 0))
-        undecided = undecided & (shifts[:, axis] == 0)
-    ends = torch.where(against, senders, receivers), torch.where(against, receivers, senders)
-    shifts = torch.where(against[:, None], -shifts, shifts)
-    reach = int(shifts.abs().max()) if len(shifts) else 0
-    key = ends[0] * graph.positions.shape[0] + ends[1]
-    for axis in range(3):
-        key = key * (2 * reach + 1) + shifts[:, axis] + reach
-    distinct, pairs = torch.unique(key, return_inverse=True)
-    size = len(distinct) + 1
-    graph.pair_receivers, graph.pair_senders = senders.new_zeros(size), senders.new_zeros(size)
-    graph.pair_shifts = graph.edge_shifts.new_zeros(size, 3)
-    graph.pair_receivers[pairs], graph.pair_senders[pairs] = ends
-    graph.pair_shifts[pairs] = shifts.to(graph.edge_shifts.dtype)
-    graph.pair_filled = torch.arange(size, device=key.device) < size - 1
-    return pairs, against
+    graph.slot_senders, graph.slot_shifts, graph.slot_filled = senders, shifts, filled
 
 
 def edge_vectors(

@@ -115,13 +115,6 @@ def degrees_of_components(degree: int) -> Int[Tensor, " components"]:
     return orders.repeat_interleave(2 * orders + 1)
 
 
-def repeat_degrees(values: Float[Tensor, "*_"], *, dim: int) -> Float[Tensor, "*_"]:
-    """What each degree has along one axis, for each of its components: 0, 1, 1, 1, 2, …"""
-    parts = values.split(1, dim=dim)
-    sizes = [[-1] * dim + [2 * degree + 1] + [-1] * (values.ndim - dim - 1) for degree in range(len(parts))]
-    return torch.cat([part.expand(size) for part, size in zip(parts, sizes, strict=True)], dim=dim)
-
-
 @contextmanager
 def calibrated(module: nn.Module) -> Iterator[None]:
     """Within this context every equivariant linear map of `module` sets its gain from the batch that passes through it.

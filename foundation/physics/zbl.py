@@ -10,7 +10,7 @@ from ase.data import covalent_radii
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foundation.backbones.geometry import pair_geometry
+from foundation.backbones.geometry import padded_geometry
 from foundation.config import Config
 from foundation.data.graph import MAXIMUM_ATOMIC_NUMBER, AtomGraph, edge_vectors
 from foundation.nn.gather import add_rows, take_rows
@@ -43,7 +43,7 @@ class ZBLRepulsion(nn.Module):
     Args:
         config: Names it; there is nothing to choose.
         cutoff: Å; graphs carry all edges up to it.
-        edge_fields: The fields of a graph that hold its edges: the pairs or the edge list, as the backbone reads
+        edge_fields: The fields of a graph that hold its edges: the padded table or the edge list, as the backbone reads
             them, so that a graph with only one of the two will do.
 
     Source: Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Matter, vol. 1 (1985); radii: Cordero et al.,
@@ -56,29 +56,29 @@ class ZBLRepulsion(nn.Module):
         super().__init__()
         self.config = config
         self.cutoff = cutoff
-        self.reads_pairs = "pair_senders" in edge_fields
+        self.reads_table = "slot_senders" in edge_fields
         numbers = torch.arange(MAXIMUM_ATOMIC_NUMBER + 1).clamp(max=HEAVIEST_RADIUS)
         self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.float64)[numbers], persistent=False)
 
     def forward(self, graph: AtomGraph) -> Float[Tensor, " graphs"]:
         """Give each graph's energy, differentiable in positions and cell as often as wanted.
 
-        Edges that have moved beyond the cutoff, or stand for empty slots, give zero. An edge of the list
-        gives half, since its reverse is there too.
+        Edges that have moved beyond the cutoff, or are empty slots, give zero.
         """
         num_atoms = graph.positions.shape[0]
         charges = graph.atomic_numbers.double()
         inverse_lengths = charges**SCREENING_POWER / SCREENING_LENGTH
         radii = take_rows(self.radii.double(), graph.atomic_numbers)
         atomic = torch.stack([charges, inverse_lengths, radii], dim=1)
-        if self.reads_pairs:
-            distances = pair_geometry(graph, cutoff=self.cutoff, dtype=torch.float64).distances
-            receivers, senders, share = graph.pair_receivers, graph.pair_senders, 1.0
+        if self.reads_table:
+            geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=torch.float64)
+            own = atomic[:, None].expand(num_atoms, geometry.width, 3).reshape(-1, 3)
+            energies = self._of_pairs(geometry.distances, own, take_rows(atomic, geometry.senders))
+            per_atom = energies.view(num_atoms, geometry.width).sum(1)
         else:
             distances = edge_vectors(graph, graph.positions, graph.cell).square().sum(1).sqrt()
-            receivers, senders, share = graph.receivers, graph.senders, 0.5
-        energies = share * self._of_pairs(distances, take_rows(atomic, receivers), take_rows(atomic, senders))
-        per_atom = add_rows(energies, receivers, size=num_atoms)
+            energies = self._of_pairs(distances, take_rows(atomic, graph.receivers), take_rows(atomic, graph.senders))
+            per_atom = add_rows(energies, graph.receivers, size=num_atoms)
         return sum_atoms(per_atom, graph.graph_index, graph.num_graphs)
 
     def _of_pairs(
@@ -87,11 +87,11 @@ class ZBLRepulsion(nn.Module):
         receivers: Float[Tensor, "pairs 3"],
         senders: Float[Tensor, "pairs 3"],
     ) -> Float[Tensor, " pairs"]:
-        """The energy of each pair."""
+        """Half the energy of each pair, which is there in both directions."""
         charges = receivers[:, 0] * senders[:, 0]
         scaled = distances * (receivers[:, 1] + senders[:, 1])
         reach = (receivers[:, 2] + senders[:, 2]).clamp(max=self.cutoff)
         screening = torch.zeros_like(distances)
         for weight, exponent in zip(SCREENING_WEIGHTS, SCREENING_EXPONENTS, strict=True):
             screening = screening + weight * torch.exp(-exponent * scaled)
-        return COULOMB_CONSTANT * charges / distances * screening * envelope(distances / reach, 1.0)
+        return 0.5 * COULOMB_CONSTANT * charges / distances * screening * envelope(distances / reach, 1.0)

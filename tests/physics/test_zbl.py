@@ -18,12 +18,12 @@ from foundation.physics import ZBLConfig, ZBLRepulsion
 
 Graph = Callable[..., AtomGraph]
 CUTOFF = 4.0
-PAIRS = ("pair_senders", "pair_receivers", "pair_shifts", "pair_filled")
+TABLE = ("slot_senders", "slot_shifts", "slot_filled")
 LIST = ("senders", "receivers", "edge_shifts")
-EDGE_FIELDS = pytest.mark.parametrize("edge_fields", [PAIRS, LIST], ids=["pairs", "list"])
+EDGE_FIELDS = pytest.mark.parametrize("edge_fields", [TABLE, LIST], ids=["table", "list"])
 
 
-def repulsion(edge_fields: tuple[str, ...] = PAIRS, *, cutoff: float = CUTOFF) -> ZBLRepulsion:
+def repulsion(edge_fields: tuple[str, ...] = TABLE, *, cutoff: float = CUTOFF) -> ZBLRepulsion:
     return ZBLRepulsion(ZBLConfig(), cutoff=cutoff, edge_fields=edge_fields)
 
 
@@ -104,11 +104,11 @@ def test_first_and_second_derivatives_are_right(graph_of: Graph, edge_fields: tu
     assert torch.autograd.gradgradcheck(energy, leaves, atol=1e-6, rtol=1e-6)
 
 
-def test_pairs_and_list_batching_permutation_and_repeated_cells_agree(graph_of: Graph) -> None:
+def test_table_and_list_batching_permutation_and_repeated_cells_agree(graph_of: Graph) -> None:
     structures = [MOLECULE, CRYSTAL, Atoms("He")]
     single = torch.cat([repulsion()(graph_of(atoms)) for atoms in structures])
     assert single[2].item() == 0.0
-    for edge_fields in (PAIRS, LIST):
+    for edge_fields in (TABLE, LIST):
         torch.testing.assert_close(repulsion(edge_fields)(graph_of(*structures)), single, rtol=1e-12, atol=0.0)
     order = np.random.default_rng(0).permutation(len(MOLECULE))
     torch.testing.assert_close(repulsion()(graph_of(MOLECULE[order])), single[:1], rtol=1e-12, atol=0.0)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from foundation import cli
 from foundation.backbones import equivariant
 from foundation.backbones.equivariant import EquivariantConfig
-from foundation.backbones.geometry import PairGeometry
+from foundation.backbones.geometry import PaddedGeometry
 from foundation.nn.coupling import coupling_block
 from foundation.nn.gather import take_rows
 from foundation.nn.linear import ScaledLinear, UniformLinear
@@ -127,11 +127,10 @@ _FRAMES: dict[tuple[int, int], Tensor] = {}
 """Frames of the geometries that are alive, so that layers and towers share them as they share harmonics."""
 
 
-def _shared_frames(frames: EdgeFrames, geometry: PairGeometry) -> Tensor:
+def _shared_frames(frames: EdgeFrames, geometry: PaddedGeometry) -> Tensor:
     key = (id(geometry), frames.degree)
     if key not in _FRAMES:
-        both = torch.cat([geometry.unit_vectors, -geometry.unit_vectors])
-        _FRAMES[key] = frames(take_rows(both, geometry.edges))
+        _FRAMES[key] = frames(geometry.unit_vectors)
         weakref.finalize(geometry, _FRAMES.pop, key, None)
     return _FRAMES[key]
 
@@ -169,10 +168,10 @@ class FrameNeighborSum(nn.Module):
         self.register_buffer("in_rows", torch.tensor(kept), persistent=False)
 
     def _radial(
-        self, hidden: Float[Tensor, "slots width"], angular: Float[Tensor, "groups_atoms neighbors edge_components"]
+        self, hidden: Float[Tensor, "slots width"], angular: Float[Tensor, "groups atoms edge_components neighbors"]
     ) -> Sequence[Float[Tensor, "slots 1 degrees channels"]]:
         """Radial functions, one tensor an |m|; exactly zero in empty slots."""
-        common = angular[:, :, 0].reshape(self.groups, -1)
+        common = angular[:, :, 0].flatten(1)
         slots = len(hidden)
         if self.groups == 1:
             radial = self.radial(hidden * common[0, :, None])
@@ -182,7 +181,7 @@ class FrameNeighborSum(nn.Module):
         return radial.view(slots, 1, -1, self.channels).split(self.in_counts, dim=2)
 
     def _turned(
-        self, features: Float[Tensor, "atoms components channels"], frames: Tensor, geometry: PairGeometry
+        self, features: Float[Tensor, "atoms components channels"], frames: Tensor, geometry: PaddedGeometry
     ) -> Float[Tensor, "slots frame_components channels"]:
         """The senders' features in the frames of their edges."""
         rows = take_rows(features.flatten(1), geometry.senders).view(len(frames), -1, self.channels)
@@ -195,11 +194,10 @@ class FrameNeighborSum(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "atoms components channels"],
-        hidden: Float[Tensor, "pairs width"],
-        angular: Float[Tensor, "groups_atoms neighbors edge_components"],
-        geometry: PairGeometry,
+        hidden: Float[Tensor, "slots width"],
+        angular: Float[Tensor, "groups atoms edge_components neighbors"],
+        geometry: PaddedGeometry,
     ) -> Float[Tensor, "atoms out_components out_channels"]:
-        hidden = take_rows(hidden, geometry.pairs)
         atoms, width, slots = geometry.num_atoms, geometry.width, len(hidden)
         frames = _shared_frames(self.frames, geometry)
         signs = [1] + [2] * self.in_degree
