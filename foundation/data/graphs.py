@@ -44,7 +44,7 @@ def estimated_bytes(graph: AtomGraph) -> int:
     return _FIXED_BYTES + _BYTES_PER_ATOM * len(graph.positions) + _BYTES_PER_EDGE * len(graph.senders)
 
 
-class GraphSequence(Sequence[AtomGraph]):
+class GraphSequence(Sequence):  # not Sequence[AtomGraph]: a check of types would read one of them from disk
     """Some structures of a store, as graphs with edges.
 
     The graphs that are kept are shared: who changes one in place changes it for all.
@@ -121,7 +121,7 @@ class GraphSequence(Sequence[AtomGraph]):
         return known[self.rows]
 
 
-class ConcatenatedGraphs(Sequence[AtomGraph]):
+class ConcatenatedGraphs(Sequence):  # see GraphSequence
     """Several sequences end to end.
 
     Args:
