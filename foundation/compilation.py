@@ -39,6 +39,11 @@ SHAKE = 0.3
 """How far weights are moved for the comparison: fresh readouts are zero, and zero forces compare equal to anything."""
 WIDTH_STEP = 4
 """Neighbour tables are padded to multiples of this, so that fewer sizes occur."""
+MOST_RECORDED = 48
+"""Sizes of batches whose kernels are recorded on a CUDA device. Recording takes three steps' time and keeps their
+memory; where more sizes occur, as in mixtures of many molecules, it does not pay."""
+RUNS_UNTIL_REPLAY = 3
+"""CUDA graphs are warmed up in the first run, recorded in the second and replayed from the third on."""
 
 _PER_GRAPH_AND_ATOM = (
     "atomic_numbers",
@@ -64,10 +69,13 @@ class CompileConfig(Config):
         enabled: Compile at the first step; takes a minute or more for each set of properties.
         fallback: What happens where compiling fails or does not reproduce the eager path: `refuse` ends the program,
             `eager` warns and goes on without.
+        cuda_graphs: On a CUDA device, record the kernels of each size of batches and replay them with one call: what
+            costs time there is to start hundreds of kernels. Given up where more than 48 sizes occur.
     """
 
     enabled: bool = False
     fallback: Literal["refuse", "eager"] = "refuse"
+    cuda_graphs: bool = True
 
 
 class Forward(Protocol):
@@ -98,11 +106,17 @@ class CompiledModel:
     Args:
         model: Stays the owner of the weights; changes of them are seen.
         fallback: As in `CompileConfig`.
+        cuda_graphs: The same. Gradients of weights have to be done with before the next call: they may not add up over
+            several.
     """
 
-    def __init__(self, model: FoundationModel, *, fallback: Literal["refuse", "eager"] = "refuse") -> None:
+    def __init__(
+        self, model: FoundationModel, *, fallback: Literal["refuse", "eager"] = "refuse", cuda_graphs: bool = True
+    ) -> None:
         self.model = model
         self.fallback = fallback
+        self.cuda_graphs = cuda_graphs
+        self._sizes: set[tuple[int, ...]] = set()
         self._functions: dict[tuple[frozenset[str], bool], _Function | None] = {}
 
     @property
@@ -168,18 +182,30 @@ class CompiledModel:
             InputError: As when it is called.
         """
         key = (frozenset(properties), create_graph)
+        if self._records():
+            self._sizes.add((graph.num_graphs, len(graph.positions), _padded(graph.max_neighbors)))
+            if len(self._sizes) > MOST_RECORDED:
+                logger.info("more than %d sizes of batches: compiling once more, without CUDA graphs", MOST_RECORDED)
+                self.cuda_graphs = False
+                self._functions = {}
         if key not in self._functions:
             self._functions[key] = self._checked(graph, key[0], create_graph=create_graph)
         return self._functions[key]
 
+    def _records(self) -> bool:
+        """Whether functions that are compiled now become CUDA graphs."""
+        return self.cuda_graphs and next(self.model.parameters()).is_cuda
+
     def _checked(self, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool) -> _Function | None:
         """A compiled function that was compared with the eager one; None to go on without."""
         logger.info("compiling %s; this takes a minute or more", ", ".join(sorted(asked)))
-        function = compiled(self.model, asked, create_graph=create_graph)
+        records = self._records()
+        function = compiled(self.model, asked, create_graph=create_graph, cuda_graphs=records)
         problem = None
         try:
             with _shaken(self.model):
-                problem = _difference(self.model, function, graph, asked, create_graph=create_graph)
+                for _ in range(RUNS_UNTIL_REPLAY if records else 1):
+                    problem = problem or _difference(self.model, function, graph, asked, create_graph=create_graph)
         except Exception as error:  # the compiler raises what its many parts raise
             if isinstance(error, InputError | KeyboardInterrupt | MemoryError):
                 raise
@@ -197,9 +223,12 @@ class CompiledModel:
         raise InputError(f"compile: {problem}; allowed: not to compile, or fallback: eager to go on without")
 
 
-def compiled(model: FoundationModel, asked: frozenset[str], *, create_graph: bool) -> _Function:
+def compiled(
+    model: FoundationModel, asked: frozenset[str], *, create_graph: bool, cuda_graphs: bool = False
+) -> _Function:
     """The whole of a forward pass as one traced function of tensors; compiled when it is first called."""
     import torch._dynamo
+    import torch._inductor.config as inductor
 
     derived = bool(asked & DERIVED)
 
@@ -212,16 +241,20 @@ def compiled(model: FoundationModel, asked: frozenset[str], *, create_graph: boo
         outputs = model.differentiated(graph, moved, deformation, asked, create_graph=create_graph)  # type: ignore[arg-type]
         return outputs if create_graph or not derived else {name: values.detach() for name, values in outputs.items()}
 
-    traced = torch.compile(whole, fullgraph=True)
+    traced = torch.compile(whole, fullgraph=True, mode="reduce-overhead" if cuda_graphs else None)
 
     def call(
         positions: Tensor, strain: Tensor | None, tensors: dict[str, Tensor], num_graphs: int, max_neighbors: int
     ) -> dict[str, Tensor]:
         # Lightning's DDP would have the graph cut between buckets, which derivatives inside of it forbid.
         settings = {"trace_autograd_ops": True, "optimize_ddp": False}
-        with torch._dynamo.config.patch(settings), warnings.catch_warnings():
+        # Sizes are counted by `CompiledModel`; its threshold is higher than torch's.
+        sizes_warned_of = inductor.patch({"triton.cudagraph_dynamic_shape_warn_limit": None})
+        with torch._dynamo.config.patch(settings), sizes_warned_of, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return traced(positions, strain, tensors, num_graphs, max_neighbors)
+            outputs = traced(positions, strain, tensors, num_graphs, max_neighbors)
+        # The next replay writes over what this one gave.
+        return {name: values.clone() for name, values in outputs.items()} if cuda_graphs else outputs
 
     return call
 
@@ -238,9 +271,13 @@ def _evaluate(
         return dict(function(deformation.positions, deformation.strain, tensors, graph.num_graphs, width))
 
 
+def _padded(width: int) -> int:
+    return -(-width // WIDTH_STEP) * WIDTH_STEP
+
+
 def _widen(tensors: dict[str, Tensor], width: int) -> int:
     """Add empty slots to the neighbour table, in place, up to the next multiple of `WIDTH_STEP`."""
-    wider = -(-width // WIDTH_STEP) * WIDTH_STEP
+    wider = _padded(width)
     missing = wider - width
     if missing:
         atoms = len(tensors["atomic_numbers"])

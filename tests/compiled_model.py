@@ -1,6 +1,6 @@
 """Run by tests as a program of its own, without checked shapes: compile small models for real and compare.
 
-Prints one line a comparison: what was compared and the largest relative difference.
+Takes the device, and prints one line a comparison: what was compared and the largest relative difference.
 """
 
 from __future__ import annotations
@@ -96,13 +96,13 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
+def main(device: str = "cpu") -> None:
     """Compare training steps of several sizes, the calculator in double precision, then forces of the XS model.
 
     On two threads, where torch's own compiled sums by index change from run to run and have written beyond arrays.
     """
     torch.set_num_threads(2)
-    model = make_model(SMALL)
+    model = make_model(SMALL).to(device)
     compiled = CompiledModel(model)
     water, methane, silicon = molecule("H2O"), molecule("CH4"), bulk("Si", cubic=True)
     sizes = [
@@ -113,6 +113,7 @@ def main() -> None:
         batch(shaken(methane, 14)),
         batch(shaken(silicon, 15)),
     ]
+    sizes = [graph.to(device) for graph in sizes]
     asked = ("energy", "forces")
     for number, graph in enumerate(sizes):
         found = compiled(graph, properties=asked, create_graph=True)
@@ -125,15 +126,15 @@ def main() -> None:
     say(f"compiled {torch._dynamo.utils.counters['stats']['unique_graphs']}")
     energies, forces = [], []
     for compile_it in (True, False):
-        water.calc = FoundationCalculator(model, charge=0, spin=1, dtype="float64", compile=compile_it)
+        water.calc = FoundationCalculator(model, charge=0, spin=1, dtype="float64", device=device, compile=compile_it)
         energies.append(water.get_potential_energy())
         forces.append(water.get_forces())
     say(f"calculator energy {abs(energies[0] - energies[1]):.3e}")
     say(f"calculator forces {float(np.abs(forces[0] - forces[1]).max()):.3e}")
-    model = make_model({})
+    model = make_model({}).to(device)
     found, expected = CompiledModel(model)(sizes[1], properties=asked), model(sizes[1], properties=asked)
     say(f"outputs XS {largest([found[name] for name in asked], [expected[name] for name in asked]):.3e}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -33,6 +33,15 @@ hypothesis.settings.register_profile("foundation", deadline=None, database=None,
 hypothesis.settings.load_profile("foundation")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_predictors() -> None:
+    """For the check of types: since Python 3.12 `isinstance` overlooks those members of a protocol that are modules."""
+    from foundation.model import FoundationModel
+    from foundation.predict import Predictor
+
+    Predictor.register(FoundationModel)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of published data sets; skips where it is absent (FOUNDATION_DATA names another place)."""

@@ -213,6 +213,28 @@ class Bounds:
                     heapq.heappush(heap, piece)
         return [batch for _, _, batch in sorted(heap + whole, key=lambda piece: piece[1])]
 
+    def fullest(self, structures: Batch) -> list[Batch]:
+        """Batches of some structures that come about as near to the bounds as any.
+
+        One begins with the structure that has the most neighbours and so the widest table, one with the least.
+
+        Returns:
+            Nothing where the number of structures is all that is bounded: no batch of an epoch may be near the largest.
+        """
+        if self.config.max_slots is None and (self.config.max_atoms is None or self.config.max_edges is None):
+            return []
+        degrees = self.num_atoms if self._edges is None else self._edges / np.maximum(self.num_atoms, 1)
+        degrees = degrees if self._degrees is None else self._degrees
+        largest = structures[np.argsort(-self.num_atoms[structures], kind="stable")[:_BLOCK]]
+        found = []
+        for first in (structures[degrees[structures].argmax()], structures[degrees[structures].argmin()]):
+            batch, left = np.array([first]), largest[largest != first]
+            narrow = left[degrees[left] <= degrees[first]]
+            for others in (narrow, left[degrees[left] > degrees[first]]):
+                batch, _ = self._topped_up(batch, others, lookahead=len(others))
+            found.append(batch)
+        return found
+
     def _longest(self, order: Batch) -> int:
         """How many of the first structures fit into one batch."""
         end = len(order)
@@ -224,9 +246,9 @@ class Bounds:
             end = min(end, int(np.searchsorted(slots, self.config.max_slots or 0, side="right")))
         return end
 
-    def _topped_up(self, batch: Batch, waiting: Batch) -> tuple[Batch, Batch]:
+    def _topped_up(self, batch: Batch, waiting: Batch, *, lookahead: int = _LOOKAHEAD) -> tuple[Batch, Batch]:
         """Take the largest of the structures that come next which still have room, as long as there are any."""
-        ahead = waiting[:_LOOKAHEAD]
+        ahead = waiting[:lookahead]
         room = _Room(self, [batch])
         free = np.ones(len(ahead), dtype=bool)
         chosen: list[int] = []
@@ -241,7 +263,7 @@ class Bounds:
             room.add(0, ahead[place])
         if not chosen:
             return batch, waiting
-        return np.concatenate([batch, ahead[chosen]]), np.concatenate([ahead[free], waiting[_LOOKAHEAD:]])
+        return np.concatenate([batch, ahead[chosen]]), np.concatenate([ahead[free], waiting[lookahead:]])
 
 
 class _Room:

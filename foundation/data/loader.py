@@ -42,6 +42,7 @@ class GraphLoader:
         identity: What must be equal for a saved position to mean the same batches.
         digest: Epoch -> what all ranks together see in its steps. Where that is equal, a saved position means the same
             structures on another number of ranks; None if there is no such thing.
+        fullest: Epoch -> batches that take as much memory as any.
 
     Attributes:
         sampler: Holds the epoch, under the name by which Lightning finds it.
@@ -55,8 +56,10 @@ class GraphLoader:
         num_workers: int,
         identity: Mapping[str, int | str],
         digest: Callable[[int], str] | None = None,
+        fullest: Callable[[int], Sequence[Batch]] | None = None,
     ) -> None:
         self._graphs = graphs
+        self._fullest = fullest
         self._plan = plan
         self._num_workers = num_workers
         self._identity = dict(identity)
@@ -89,6 +92,11 @@ class GraphLoader:
             if parts not in seen:
                 seen.add(parts)
                 yield collate([self._graphs[structure] for structure in batch.tolist()])
+
+    def fullest(self) -> Iterator[AtomGraph]:
+        """Batches that take as much memory as any of training; the position stays."""
+        for batch in [] if self._fullest is None else self._fullest(self.sampler.epoch):
+            yield collate([self._graphs[structure] for structure in batch.tolist()])
 
     def _make(self, batches: Sequence[Batch]) -> Iterator[AtomGraph]:
         dataset = _BatchDataset(self._graphs, batches)

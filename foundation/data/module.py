@@ -217,6 +217,7 @@ class GraphDataModule(lightning.LightningDataModule):
                 "optimizer_steps": -(-plan.num_steps // accumulated),
             },
             digest=plan.digest,
+            fullest=plan.fullest,
         )
         if self._train_position is not None:
             loader.load_state_dict(self._train_position)

@@ -94,6 +94,17 @@ class TrainingBatches:
                 start += len(batch)
         return [batch for _, batch in sorted(batches, key=lambda item: item[0])]
 
+    def fullest(self, epoch: int) -> list[Batch]:
+        """Batches that take as much memory as any: the costliest of an epoch, and what the bounds allow besides."""
+        planned = self.batches(epoch)
+        costs = [self._bounds.cost(batch) for batch in planned]
+        found = [planned[int(np.argmax(costs))]]
+        drawn = np.unique(np.concatenate(planned))
+        groups = self._mixture.group_of(drawn)
+        for group in np.unique(groups):
+            found += self._bounds.fullest(drawn[groups == group])
+        return found
+
     @property
     def _arranged(self) -> bool:
         """Whether batches of about equal cost come in one step, instead of the order of their structures."""

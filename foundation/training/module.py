@@ -31,6 +31,8 @@ from foundation.training.rank_watch import RankWatch, timeout_seconds
 from foundation.training.schedule import ScheduleConfig, build_schedule
 
 CHECKPOINT_KEY = "foundation_training"
+REHEARSING = ("cuda",)
+"""Kinds of devices whose memory is tried with the fullest batches before the first step."""
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 """Of `trainer.precision`. Half precision's range ends at 65,504, and what keeps it from gradients of zero scales the
 loss, but not the forces within; weights in bf16 lose small updates."""
@@ -94,7 +96,7 @@ class FoundationModule(LightningModule):
         model.backbone.recomputes = activation_checkpointing
         self.compiled: CompiledModel | None = None
         if compilation is not None and compilation.enabled:
-            self.compiled = CompiledModel(model, fallback=compilation.fallback)
+            self.compiled = CompiledModel(model, fallback=compilation.fallback, cuda_graphs=compilation.cuda_graphs)
         self.objectives = nn.ModuleList(objectives)
         self.optimizer_config, self.schedule_config = optimizer, schedule
         self.average = None if ema is None else WeightAverage(model, ema)
@@ -166,13 +168,20 @@ class FoundationModule(LightningModule):
         self.window = self.window.to(self.device)
 
     def on_train_start(self) -> None:
-        """Compile and check, before the first step, what the steps of the coming epoch ask for.
+        """Before the first step: compile and check what the coming epoch asks for, and see that memory lasts.
 
         Raises:
-            InputError: The compiled path is not the eager one, or there is none (unless `fallback: eager`).
+            InputError: The compiled path is not the eager one, or there is none (unless `fallback: eager`); or the
+                fullest batch does not fit into the device's memory.
         """
-        if self.compiled is None:
-            return
+        if self.compiled is not None:
+            self._compile(self.compiled)
+        if self.device.type in REHEARSING:
+            self._rehearse()
+
+    def _compile(self, compiled: CompiledModel) -> None:
+        if self.trainer.accumulate_grad_batches > 1:
+            compiled.cuda_graphs = False  # the gradients of one batch would be overwritten by the next one's
         loader = self.trainer.train_dataloader
         assert isinstance(loader, GraphLoader)
         period = math.lcm(*(objective.every for objective in self._objectives()))
@@ -182,7 +191,31 @@ class FoundationModule(LightningModule):
             for step in turns.values():
                 for view, _, asked in self._prepared(batch, step=step, training=True):
                     with self.trainer.precision_plugin.train_step_context():
-                        self.compiled.check(view, properties=asked, create_graph=True)
+                        compiled.check(view, properties=asked, create_graph=True)
+
+    def _rehearse(self) -> None:
+        """Take the fullest batches through a step that changes nothing: memory runs out now, or never."""
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, GraphLoader)
+        for loaded in loader.fullest():
+            batch = self.trainer.strategy.batch_to_device(loaded)
+            metrics = self._build_metrics().to(self.device)
+            try:
+                with torch.random.fork_rng():
+                    with self.trainer.precision_plugin.train_step_context():
+                        sums = self._compare(batch, step=0, training=True, metrics=metrics)
+                    loss = (self.weights * sums[0]).sum()
+                    if loss.requires_grad:
+                        loss.backward()
+            except torch.OutOfMemoryError as error:
+                atoms, edges = len(batch.positions), len(batch.senders)
+                raise InputError(
+                    f"batch: one of {batch.num_graphs} structures with {atoms} atoms, {edges} edges and "
+                    f"{atoms * batch.max_neighbors} slots, which its bounds allow, does not fit into the memory of "
+                    f"{self.device}; allowed: smaller batch.max_structures, max_atoms, max_edges or max_slots, or "
+                    "activation_checkpointing: true"
+                ) from error
+            self.zero_grad(set_to_none=True)
 
     # ----------------------------------------------------------------------------------------------------------- step
 

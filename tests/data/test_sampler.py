@@ -83,8 +83,11 @@ def test_separate_batches_hold_one_data_set_each_and_lose_nothing(
     mixture = Mixture(
         {"mine": len(sizes), "other": len(other)}, weights={}, config=MixtureConfig(batches="separate"), seed=seed
     )
-    plan = TrainingBatches(mixture, bounds=bounds(sizes + other, config), num_ranks=ranks)
     counts = np.array(sizes + other)
+    places = np.arange(len(counts))
+    batches = [bounds(sizes + other, config).pack(part) for part in (places[: len(sizes)], places[len(sizes) :])]
+    assume(sum(map(len, batches)) > ranks)
+    plan = TrainingBatches(mixture, bounds=bounds(sizes + other, config), num_ranks=ranks)
     order = []
     for epoch in range(4):
         batches = plan.batches(epoch)
@@ -195,6 +198,41 @@ def test_no_batch_of_structures_of_3_and_400_atoms_is_above_the_bounds(packing: 
             assert sizes[batch].sum() * degrees[batch].max() <= 160_000
         costs = np.array([sized.cost(batch) for batch in batches]).reshape(plan.num_steps, ranks)
         assert costs.sum() / (ranks * costs.max(axis=1).sum()) > 0.95
+
+
+@pytest.mark.parametrize("packing", ["in_order", "full", "similar"])
+def test_no_batch_takes_more_slots_or_atoms_than_the_fullest(packing: str) -> None:
+    random = np.random.default_rng(0)
+    num_atoms = np.where(random.random(4000) < 0.05, 400, 3)
+    neighbors = np.where(num_atoms == 3, 2, random.integers(30, 43, 4000))
+    limits = {"max_structures": 4096, "max_atoms": 1200, "max_slots": 40_000, "packing": packing}
+    sizes = Bounds(
+        validate(BatchConfig, limits, where="test"),
+        num_atoms=num_atoms,
+        num_neighbors=np.stack([num_atoms * neighbors, neighbors], axis=1),
+        name=str,
+    )
+    mixture = Mixture({"mine": 4000}, weights={}, config=MixtureConfig(), seed=0)
+    plan = TrainingBatches(mixture, bounds=sizes, num_ranks=1)
+
+    def most(batches: list[np.ndarray]) -> tuple[int, int]:
+        atoms = [int(num_atoms[batch].sum()) for batch in batches]
+        slots = [int(num_atoms[batch].sum() * neighbors[batch].max()) for batch in batches]
+        assert max(atoms) <= 1200
+        assert max(slots) <= 40_000
+        return max(atoms), max(slots)
+
+    atoms, slots = most(plan.fullest(0))
+    for epoch in range(10):
+        found = most(plan.batches(epoch))
+        assert found[0] <= atoms
+        assert found[1] <= 1.003 * slots, "three atoms more or less"
+
+
+def test_where_only_the_number_of_structures_is_bounded_the_costliest_of_the_epoch_is_the_fullest() -> None:
+    plan = training([1, 2, 3, 9, 4, 5], BatchConfig(max_structures=2))
+    (batch,) = plan.fullest(0)
+    assert 3 in batch
 
 
 def test_full_batches_are_fewer_than_those_in_order_and_similar_ones_have_fewer_empty_slots() -> None:

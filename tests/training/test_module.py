@@ -21,6 +21,7 @@ from foundation.data.module import GraphDataModule
 from foundation.data.sampler import BatchConfig
 from foundation.errors import InputError
 from foundation.model import FoundationModel
+from foundation.training import module as training_module
 from foundation.training.ema import EmaConfig
 from foundation.training.evaluation import evaluate
 from foundation.training.module import FoundationModule, derived_seed
@@ -124,14 +125,54 @@ def test_objectives_of_one_view_share_one_forward_pass(make_model: MakeModel, gr
         assert (sums[1] > 0).tolist() == [True, True, True, step % 2 == 0]
 
 
+def test_the_rehearsal_of_the_fullest_batches_changes_nothing(
+    make_model: MakeModel, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belongs to devices with a memory of their own, but runs on any."""
+    whole, compare = [], FoundationModule._compare
+
+    def watched(self: FoundationModule, batch: AtomGraph, **named: Any) -> Tensor:
+        sizes.append(batch.num_graphs)
+        return compare(self, batch, **named)
+
+    monkeypatch.setattr(FoundationModule, "_compare", watched)
+    for kinds in ((), ("cpu",)):
+        sizes: list[int] = []
+        monkeypatch.setattr(training_module, "REHEARSING", kinds)
+        module = make_module(make_model())
+        torch.manual_seed(0)
+        make_trainer(max_epochs=2).fit(module, datamodule=make_data())
+        whole.append((sizes, [parameter.detach().clone() for parameter in module.parameters()]))
+    (without, expected), (rehearsed, found) = whole
+    assert rehearsed[0] == max(without)
+    assert rehearsed[len(rehearsed) - len(without) :] == without
+    assert len(rehearsed) > len(without)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_said_before_the_first_step(
+    make_model: MakeModel, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training_module, "REHEARSING", ("cpu",))
+    monkeypatch.setattr(FoundationModule, "_compare", no_memory)
+    with pytest.raises(
+        InputError, match=r"batch: one of \d+ structures with \d+ atoms, .* not fit into the memory of cpu"
+    ):
+        make_trainer(max_epochs=2).fit(make_module(make_model()), datamodule=make_data())
+
+
 def test_a_wrong_compiled_path_is_refused_before_the_first_step(
     make_model: MakeModel, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[frozenset[str]] = []
 
-    def wrong_forces(model: FoundationModel, asked: frozenset[str], *, create_graph: bool) -> Any:
+    def wrong_forces(model: FoundationModel, asked: frozenset[str], *, create_graph: bool, cuda_graphs: bool) -> Any:
         """Stands in for the compiler; evaluated by the stand-in below."""
         del model, create_graph
+        assert not cuda_graphs
         return lambda *_: asked
 
     def evaluate(model: FoundationModel, function: Any, graph: AtomGraph, asked: frozenset[str]) -> dict[str, Tensor]:
