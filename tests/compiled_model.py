@@ -87,7 +87,8 @@ def largest(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 def gradients(model: FoundationModel, outputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """Of a loss on all outputs."""
     loss = torch.stack([values.double().nan_to_num().square().sum() for values in outputs.values()]).sum()
-    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True))
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    return [one.clone() for one in found]  # the next replay of a CUDA graph writes over them
 
 
 def say(line: str) -> None:

@@ -53,7 +53,11 @@ def test_compiled_steps_of_any_size_equal_eager_ones_and_compile_at_most_three_t
 def wrong(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[..., object]:
     """What stands in for the compiler: the eager function, its outputs changed."""
 
-    def compiled(model: FoundationModel, asked: frozenset[str], *, create_graph: bool) -> Callable[..., object]:
+    def compiled(
+        model: FoundationModel, asked: frozenset[str], *, create_graph: bool, cuda_graphs: bool
+    ) -> Callable[..., object]:
+        assert not cuda_graphs, "a CPU has none"
+
         def call(positions: Tensor, strain: object, tensors: object, num_graphs: int, width: int) -> dict[str, Tensor]:
             del strain, tensors, num_graphs, width
             graph = build_graph(
@@ -121,3 +125,26 @@ def test_a_compiler_that_fails_is_one_message_or_a_warning(
 
 def test_compiling_is_off_unless_asked_for() -> None:
     assert CompileConfig() == CompileConfig(enabled=False, fallback="refuse")
+
+
+def test_cuda_graphs_are_given_up_where_batches_have_many_sizes(
+    model: FoundationModel, graph: AtomGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bool] = []
+
+    def compiled(*_: object, cuda_graphs: bool, **__: object) -> Callable[..., object]:
+        made.append(cuda_graphs)
+        return lambda *_: {}
+
+    monkeypatch.setattr(compilation, "compiled", compiled)
+    monkeypatch.setattr(compilation, "_difference", lambda *_, **__: None)
+    monkeypatch.setattr(compilation, "MOST_RECORDED", 2)
+    monkeypatch.setattr(CompiledModel, "_records", lambda self: self.cuda_graphs)
+    stands_in = CompiledModel(model)
+    sizes = [collate([graph] * number) for number in (1, 2, 1, 2)]
+    for batch in sizes:
+        stands_in.check(batch, properties=ASKED)
+    assert made == [True]
+    for batch in (collate([graph] * 3), *sizes):
+        stands_in.check(batch, properties=ASKED)
+    assert made == [True, False]

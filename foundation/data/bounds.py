@@ -216,7 +216,8 @@ class Bounds:
     def fullest(self, structures: Batch) -> list[Batch]:
         """Batches of some structures that come about as near to the bounds as any.
 
-        One begins with the structure that has the most neighbours and so the widest table, one with the least.
+        One begins with the structure that has the most neighbours and so the widest table, one with the least, and one
+        with the structure whose table is full when the bound of atoms is reached too.
 
         Returns:
             Nothing where the number of structures is all that is bounded: no batch of an epoch may be near the largest.
@@ -226,8 +227,12 @@ class Bounds:
         degrees = self.num_atoms if self._edges is None else self._edges / np.maximum(self.num_atoms, 1)
         degrees = degrees if self._degrees is None else self._degrees
         largest = structures[np.argsort(-self.num_atoms[structures], kind="stable")[:_BLOCK]]
+        wanted = [degrees.max(), degrees.min()]
+        if self.config.max_slots is not None and self.config.max_atoms is not None:
+            wanted.append(self.config.max_slots / self.config.max_atoms)
         found = []
-        for first in (structures[degrees[structures].argmax()], structures[degrees[structures].argmin()]):
+        for degree in wanted:
+            first = structures[np.abs(degrees[structures] - degree).argmin()]
             batch, left = np.array([first]), largest[largest != first]
             narrow = left[degrees[left] <= degrees[first]]
             for others in (narrow, left[degrees[left] > degrees[first]]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,8 +65,7 @@ FIELDS: dict[str, GraphField] = {
 }
 """Edges point from `senders` j to `receivers` i, sorted by receiver; `edge_shifts` counts cell vectors, so that
 r_ij = positions[j] + edge_shifts @ cell - positions[i]. `level_index` and `dataset_index` number the levels of theory
-and
-data sets of the model or mixture that the graph is meant for; `structure_index` is the row in its data set."""
+and data sets of the model or mixture that the graph is meant for; `structure_index` is the row in its data set."""
 
 _ATOM_INDEX_FIELDS = ("senders", "receivers")
 
@@ -88,6 +87,14 @@ class AtomGraph(Data):
         slot_shifts: `[atoms * max_neighbors, 3]`: `edge_shifts`, zero in an empty slot.
         slot_filled: `[atoms * max_neighbors]`, bool: false in an empty slot.
     """
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All of them by name, to read and write where many graphs are handled.
+
+        Attribute by attribute it goes through three layers of torch_geometric and takes as long as all the rest.
+        """
+        return self._store._mapping
 
 
 def build_graph(
@@ -216,63 +223,71 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         graphs: At least one, each with edges sorted by receiver.
     """
     assert graphs, "an empty batch"
+    fields = [graph.fields for graph in graphs]
+    counts = torch.cat([field["num_atoms_per_graph"] for field in fields])
+    sizes = [field["positions"].shape[0] for field in fields]
+    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
     batch = AtomGraph()
-    counts = torch.cat([graph.num_atoms_per_graph for graph in graphs])
-    sizes = [graph.positions.shape[0] for graph in graphs]
-    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    fields = [graph.to_dict() for graph in graphs]
+    joint = batch.fields
     for name in FIELDS:
         parts = [_field_of(field, name) for field in fields]
         if name in _ATOM_INDEX_FIELDS:
-            parts = [part + int(offset) for part, offset in zip(parts, offsets, strict=True)]
-        setattr(batch, name, torch.cat(parts))
-    batch.num_atoms_per_graph = counts
-    batch.num_graphs = len(counts)
-    batch.graph_index = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    batch.targets, batch.masks = {}, {}
+            parts = [part + offset for part, offset in zip(parts, offsets, strict=True)]
+        joint[name] = torch.cat(parts)
+    joint["num_atoms_per_graph"] = counts
+    joint["num_graphs"] = len(counts)
+    joint["graph_index"] = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    joint["targets"], joint["masks"] = {}, {}
     labelled = {name for field in fields for name in field["targets"]}
     for name in PROPERTIES:
         if name in labelled:
-            batch.targets[name], batch.masks[name] = _collate_target(name, graphs)
+            joint["targets"][name], joint["masks"][name] = _collate_target(name, fields)
     fill_slots(batch)
     return batch
 
 
-def _field_of(fields: Mapping[str, Tensor], name: str) -> Tensor:
+def _field_of(fields: Mapping[str, Any], name: str) -> Tensor:
     """A structural field of one graph; zero where it may be absent."""
-    row = FIELDS[name]
-    if row.optional and name not in fields:
+    found = fields.get(name)
+    if found is None:
+        row = FIELDS[name]
+        assert row.optional, f"the field '{name}' is absent"
         assert row.level == "graph", f"'{name}' is optional, which is for fields of whole graphs"
         return torch.zeros(1, *row.shape, dtype=row.dtype)
-    return fields[name]
+    return found
 
 
-def _collate_target(name: str, graphs: Sequence[AtomGraph]) -> tuple[Tensor, Tensor]:
+def _collate_target(name: str, fields: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
     prop = PROPERTIES[name]
     values, masks = [], []
-    for graph in graphs:
-        rows = graph.positions.shape[0] if prop.level == "atom" else graph.num_graphs
-        present = name in graph.targets
-        values.append(graph.targets[name] if present else torch.zeros(rows, *prop.shape, dtype=torch.float64))
-        masks.append(graph.masks[name] if present else torch.zeros(rows, dtype=torch.bool))
+    for field in fields:
+        if name in field["targets"]:
+            values.append(field["targets"][name])
+            masks.append(field["masks"][name])
+        else:
+            rows = field["positions"].shape[0] if prop.level == "atom" else field["num_graphs"]
+            values.append(torch.zeros(rows, *prop.shape, dtype=torch.float64))
+            masks.append(torch.zeros(rows, dtype=torch.bool))
     return torch.cat(values), torch.cat(masks)
 
 
 def fill_slots(graph: AtomGraph) -> None:
     """Lay the edges of a graph, sorted by receiver, out as a table padded to the largest number of neighbours."""
-    num_atoms, device = graph.positions.shape[0], graph.receivers.device
-    degrees = torch.bincount(graph.receivers, minlength=num_atoms)
-    width = max(1, int(degrees.max())) if len(graph.receivers) else 1
+    fields = graph.fields
+    receivers, edge_shifts = fields["receivers"], fields["edge_shifts"]
+    num_atoms, device = fields["positions"].shape[0], receivers.device
+    degrees = torch.bincount(receivers, minlength=num_atoms)
+    width = max(1, int(degrees.max())) if len(receivers) else 1
     starts = torch.cumsum(degrees, 0) - degrees
-    slots = graph.receivers * width + torch.arange(len(graph.receivers), device=device) - starts[graph.receivers]
+    slots = receivers * width + torch.arange(len(receivers), device=device) - starts[receivers]
     senders = torch.arange(num_atoms, device=device).repeat_interleave(width)
-    senders[slots] = graph.senders
-    shifts = graph.edge_shifts.new_zeros(num_atoms * width, 3)
-    shifts[slots] = graph.edge_shifts
+    senders[slots] = fields["senders"]
+    shifts = edge_shifts.new_zeros(num_atoms * width, 3)
+    shifts[slots] = edge_shifts
     filled = torch.zeros(num_atoms * width, dtype=torch.bool, device=device)
     filled[slots] = True
-    graph.max_neighbors = width
-    graph.slot_senders, graph.slot_shifts, graph.slot_filled = senders, shifts, filled
+    fields["max_neighbors"] = width
+    fields["slot_senders"], fields["slot_shifts"], fields["slot_filled"] = senders, shifts, filled
 
 
 def edge_vectors(

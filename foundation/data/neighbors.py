@@ -59,9 +59,9 @@ def neighbor_list(
 
 def _search_all_pairs(positions: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     differences = positions[None, :, :] - positions[:, None, :]
-    distances = np.sqrt((differences * differences).sum(axis=-1))
+    distances = np.sqrt(np.einsum("ijx,ijx->ij", differences, differences))
     close = distances < cutoff
-    np.fill_diagonal(close, False)
+    close.reshape(-1)[:: len(positions) + 1] = False
     receivers, senders = np.nonzero(close)
     return receivers, senders, np.zeros((len(receivers), 3), dtype=np.int64), distances[close]
 
@@ -97,17 +97,18 @@ def with_neighbors(graph: AtomGraph, cutoff: float, *, where: str = "structure")
     Raises:
         InputError: Two atoms are on top of each other.
     """
-    assert graph.num_graphs == 1, "neighbours are found one structure at a time"
+    fields = graph.fields
+    assert fields["num_graphs"] == 1, "neighbours are found one structure at a time"
     receivers, senders, shifts = neighbor_list(
-        positions=graph.positions.numpy(),
-        cell=graph.cell[0].numpy(),
-        pbc=graph.pbc[0].numpy(),
+        positions=fields["positions"].numpy(),
+        cell=fields["cell"].numpy()[0],
+        pbc=fields["pbc"].numpy()[0],
         cutoff=cutoff,
         where=where,
     )
-    graph.receivers = torch.from_numpy(receivers)
-    graph.senders = torch.from_numpy(senders)
-    graph.edge_shifts = torch.from_numpy(shifts).to(torch.float64)
+    fields["receivers"] = torch.from_numpy(receivers)
+    fields["senders"] = torch.from_numpy(senders)
+    fields["edge_shifts"] = torch.from_numpy(shifts.astype(np.float64))
     return graph
 
 

@@ -195,8 +195,7 @@ class Store:
             InputError: The structure's checksum differs, or its shard is broken.
         """
         graph = _graph_class()()
-        # Attribute by attribute it goes through three layers of torch_geometric and takes as long as all the rest.
-        graph._store._mapping.update(self.tensors(index, level_index=level_index, dataset_index=dataset_index))
+        graph.fields.update(self.tensors(index, level_index=level_index, dataset_index=dataset_index))
         return graph
 
     def tensors(self, index: int, *, level_index: int = 0, dataset_index: int = 0) -> dict[str, Any]:

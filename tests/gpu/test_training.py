@@ -100,10 +100,10 @@ def test_what_does_not_fit_into_memory_is_said_before_the_first_step(own_recipe:
     words = ["train", own_recipe, "--out", tmp_path / "run", *ON_DEVICE]
     program = (
         "import sys, torch; from foundation.cli import main; "
-        f"torch.cuda.set_per_process_memory_fraction({40e6 / total!r}); sys.exit(main(sys.argv[1:]))"
+        f"torch.cuda.set_per_process_memory_fraction({80e6 / total!r}); sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, words), "model.backbone.channels=512", "batch.max_structures=20"],
+        [sys.executable, "-c", program, *map(str, words), "model.backbone.channels=128", "batch.max_structures=20"],
         capture_output=True,
         text=True,
         check=False,
