@@ -101,7 +101,8 @@ class _PlainGraph:
 class CompiledModel:
     """A model's forward pass, compiled for each set of properties and checked against the eager pass at its first use.
 
-    Batches of one size compile once, batches of changing sizes twice: the second time for all sizes.
+    Batches of one size compile once, batches of changing sizes twice: the second time for all sizes. New code is
+    checked each time.
 
     Args:
         model: Stays the owner of the weights; changes of them are seen.
@@ -173,6 +174,14 @@ class CompiledModel:
         function = self.check(graph, properties=asked, create_graph=create_graph)
         if function is None:
             return self.model(graph, properties=asked, create_graph=create_graph)
+        before = _compilations()
+        outputs = _evaluate(self.model, function, graph, asked)
+        if _compilations() == before:
+            return outputs
+        # Compiled anew for sizes that change: other code, which nobody has looked at yet.
+        if not self._is_right(function, graph, asked, create_graph=create_graph):
+            self._functions[asked, create_graph] = None
+            return self.model(graph, properties=asked, create_graph=create_graph)
         return _evaluate(self.model, function, graph, asked)
 
     def check(self, graph: AtomGraph, *, properties: Collection[str], create_graph: bool = False) -> _Function | None:
@@ -199,12 +208,15 @@ class CompiledModel:
     def _checked(self, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool) -> _Function | None:
         """A compiled function that was compared with the eager one; None to go on without."""
         logger.info("compiling %s; this takes a minute or more", ", ".join(sorted(asked)))
-        records = self._records()
-        function = compiled(self.model, asked, create_graph=create_graph, cuda_graphs=records)
+        function = compiled(self.model, asked, create_graph=create_graph, cuda_graphs=self._records())
+        return function if self._is_right(function, graph, asked, create_graph=create_graph) else None
+
+    def _is_right(self, function: _Function, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool) -> bool:
+        """Whether a function does what the eager path does; false only where the program then goes on without."""
         problem = None
         try:
             with _shaken(self.model):
-                for _ in range(RUNS_UNTIL_REPLAY if records else 1):
+                for _ in range(RUNS_UNTIL_REPLAY if self._records() else 1):
                     problem = problem or _difference(self.model, function, graph, asked, create_graph=create_graph)
         except Exception as error:  # the compiler raises what its many parts raise
             if isinstance(error, InputError | KeyboardInterrupt | MemoryError):
@@ -216,11 +228,18 @@ class CompiledModel:
                     f"model.electrostatics looks at the data while it runs, which cannot be compiled yet ({reason})"
                 )
         if problem is None:
-            return function
+            return True
         if self.fallback == "eager":
             warnings.warn(f"compile: {problem}; going on without (fallback: eager)", stacklevel=2)
-            return None
+            return False
         raise InputError(f"compile: {problem}; allowed: not to compile, or fallback: eager to go on without")
+
+
+def _compilations() -> int:
+    """How often torch has compiled anything in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
 
 
 def compiled(

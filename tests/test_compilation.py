@@ -107,6 +107,39 @@ def test_right_forces_with_wrong_gradients_of_weights_are_refused(
     CompiledModel(model)(graph, properties=ASKED)
 
 
+def test_what_is_compiled_anew_for_other_sizes_is_compared_too(
+    model: FoundationModel, graph: AtomGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right for the size that came first, wrong in the code that is made when another one comes."""
+    made = 0
+
+    def compiled(model: FoundationModel, asked: frozenset[str], **_: object) -> Callable[..., object]:
+        def call(positions: Tensor, strain: object, tensors: object, num_graphs: int, width: int) -> dict[str, Tensor]:
+            nonlocal made
+            del positions, strain, tensors, width
+            made = max(made, num_graphs)
+            outputs = dict(model(collate([graph] * num_graphs), properties=asked, create_graph=True))
+            return outputs if num_graphs == 1 else shifted_forces(outputs)
+
+        return call
+
+    monkeypatch.setattr(compilation, "compiled", compiled)
+    monkeypatch.setattr(compilation, "_compilations", lambda: made)
+    strict, allowed = CompiledModel(model), CompiledModel(model, fallback="eager")
+    for path in (strict, allowed):
+        made = 0
+        path(graph, properties=ASKED)
+        assert made == 1
+        path(graph, properties=ASKED)
+    two = collate([graph] * 2)
+    with pytest.warns(UserWarning, match="'forces' differs from the eager path"):
+        found = allowed(two, properties=ASKED)
+    assert torch.equal(found["forces"], model(two, properties=ASKED)["forces"])
+    made = 1
+    with pytest.raises(InputError, match="'forces' differs from the eager path"):
+        strict(two, properties=ASKED)
+
+
 def test_a_compiler_that_fails_is_one_message_or_a_warning(
     model: FoundationModel, graph: AtomGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
