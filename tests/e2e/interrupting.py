@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import multiprocessing
 import os
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
 
 from foundation.cli import main
 from foundation.run import training
@@ -21,7 +15,6 @@ from foundation.training.module import FoundationModule
 
 QUIET = ["trainer.enable_progress_bar=false", "report=false"]
 EVERY_STEP, NEVER = "checkpoint_minutes=1e-9", "checkpoint_minutes=5"
-MEASURED = ("wall_s", "train/structures_per_s", "train/loader_wait_percent", "train/memory_MB")
 _FORK = multiprocessing.get_context("fork")
 """A process of its own to kill, without importing everything again."""
 
@@ -114,21 +107,3 @@ def _train(arguments: list[str], act: Callable[[], object], at: str, after: int)
 
     setattr(owner, name, begin)
     raise SystemExit(main(arguments))
-
-
-def logged(run: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without what is measured."""
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        return [{key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    """Weights, averages, errors and every logged step are equal to the last bit."""
-    for name in ("model.safetensors", "raw.safetensors"):
-        ours, theirs = load_file(found / "model" / name), load_file(expected / "model" / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(theirs[key].nan_to_num(), ours[key].nan_to_num()) for key in theirs)
-    assert json.loads((found / "evaluation.json").read_text()) == json.loads((expected / "evaluation.json").read_text())
-    steps = [int(row["step"]) for row in logged(found) if row["train/loss"]]
-    assert steps == list(range(len(steps))), "every step once, none left out"
-    assert logged(found) == logged(expected)

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from foundation.cli import main
 from foundation.run.directory import RunDirectory
+from tests.same_run import logged
 
-from .interrupting import NEVER, QUIET, logged, train_on_ranks
+from .interrupting import NEVER, QUIET, train_on_ranks
 
 # Python 3.12 warns of forking where a library left a thread; the child uses none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

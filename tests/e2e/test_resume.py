@@ -13,8 +13,9 @@ import torch
 from foundation.cli import main
 from foundation.run.checkpoint_files import FORMAT_KEY
 from foundation.run.directory import RunDirectory
+from tests.same_run import assert_same
 
-from .interrupting import EVERY_STEP, NEVER, QUIET, assert_same, interrupt
+from .interrupting import EVERY_STEP, NEVER, QUIET, interrupt
 
 # Python 3.12 warns of forking where a library left a thread; the child uses none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

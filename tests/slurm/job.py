@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import random
@@ -14,13 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-
 from .cluster import Cluster, wait_until
 
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
-MEASURED = ("wall_s", "train/structures_per_s", "train/loader_wait_percent", "train/memory_MB")
 OVER = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY")
 SAVED = "interrupted by SIGUSR1 after step"
 WARNING_MINUTES = 3
@@ -158,22 +153,3 @@ def is_told(process: int, number: signal.Signals) -> bool:
         return True
     masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)$", status, flags=re.MULTILINE)
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
-
-
-def logged(run: Path) -> list[dict[str, str]]:
-    """Rows of metrics.csv without what is measured."""
-    with (run / "metrics.csv").open(encoding="utf-8") as file:
-        return [{key: value for key, value in row.items() if key not in MEASURED} for row in csv.DictReader(file)]
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    """Weights, averages, errors and every logged step are equal to the last bit."""
-    for name in ("model.safetensors", "raw.safetensors"):
-        ours, theirs = load_file(found / "model" / name), load_file(expected / "model" / name)
-        assert ours.keys() == theirs.keys()
-        different = [key for key in ours if not torch.equal(ours[key].nan_to_num(), theirs[key].nan_to_num())]
-        assert different == []
-    assert json.loads((found / "evaluation.json").read_text()) == json.loads((expected / "evaluation.json").read_text())
-    steps = [int(row["step"]) for row in logged(found)]
-    assert steps == list(range(len(steps))), "every step once, none left out"
-    assert logged(found) == logged(expected)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from foundation.cli import main
+from tests.same_run import assert_same, logged
 
 from .cluster import Cluster
-from .job import TWO_NODES, Job, assert_same, logged
+from .job import TWO_NODES, Job
 
 pytestmark = pytest.mark.slurm
 
