@@ -15,8 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import own_file, own_recipe  # noqa: F401
-
 pytestmark = pytest.mark.gpu
 
 COMMAND = [sys.executable, "-m", "foundation.cli"]
@@ -35,7 +33,7 @@ def losses(run: Path) -> list[float]:
         return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def test_nccl_gives_what_one_process_gives(own_recipe: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_nccl_gives_what_one_process_gives(own_recipe: Path, tmp_path: Path) -> None:
     for name, settings in (
         ("alone", []),
         ("nccl", ["trainer.devices=1", "trainer.strategy=ddp_find_unused_parameters_true"]),
@@ -47,14 +45,14 @@ def test_nccl_gives_what_one_process_gives(own_recipe: Path, tmp_path: Path) -> 
     assert max(memory, default=0.0) > 1, "the device's memory is watched"
 
 
-def test_low_precision_learns(own_recipe: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_low_precision_learns(own_recipe: Path, tmp_path: Path) -> None:
     foundation("train", own_recipe, "--out", tmp_path / "run", *ON_DEVICE, "trainer.precision=bf16-mixed")
     found = losses(tmp_path / "run")
     assert all(math.isfinite(one) for one in found)
     assert sum(found[-3:]) < sum(found[:3])
 
 
-def test_told_to_stop_and_resumed_equals_uninterrupted(own_recipe: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_told_to_stop_and_resumed_equals_uninterrupted(own_recipe: Path, tmp_path: Path) -> None:
     words = ["train", own_recipe, *ON_DEVICE, "trainer.deterministic=true", "trainer.max_epochs=40"]
     foundation(*words, "--out", tmp_path / "whole")
     out = tmp_path / "cut"
@@ -71,7 +69,7 @@ def test_told_to_stop_and_resumed_equals_uninterrupted(own_recipe: Path, tmp_pat
     assert all(torch.equal(ours[key].nan_to_num(), theirs[key].nan_to_num()) for key in theirs)
 
 
-def test_a_model_of_the_device_is_used_on_either(own_recipe: Path, own_file: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_of_the_device_is_used_on_either(own_recipe: Path, own_file: Path, tmp_path: Path) -> None:
     foundation("train", own_recipe, "--out", tmp_path / "run", *ON_DEVICE)
     errors = {}
     for device in ("cpu", "cuda"):
@@ -95,7 +93,7 @@ def test_a_model_of_the_device_is_used_on_either(own_recipe: Path, own_file: Pat
     )
 
 
-def test_what_does_not_fit_into_memory_is_said_before_the_first_step(own_recipe: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_does_not_fit_into_memory_is_said_before_the_first_step(own_recipe: Path, tmp_path: Path) -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     words = ["train", own_recipe, "--out", tmp_path / "run", *ON_DEVICE]
     program = (
