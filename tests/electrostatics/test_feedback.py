@@ -11,9 +11,9 @@ from foundation.data.graph import AtomGraph, build_graph, collate
 from foundation.data.neighbors import with_neighbors
 from foundation.electrostatics.feedback import FeedbackConfig, FieldFeedback
 from foundation.electrostatics.sources import Potential
+from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
 from foundation.nn.features import FeatureLayout, Features
-from foundation.testing import predict
 
 CUTOFF = 3.0
 LAYOUT = FeatureLayout(degree=2, natural_channels=4, pseudo_channels=2)
@@ -44,16 +44,32 @@ def water_and_ion(distance: float) -> AtomGraph:
 
 
 @pytest.mark.parametrize("rounds", [None, 1, 2])
-def test_only_with_feedback_an_ion_beyond_sight_changes_what_a_molecule_does_not_share_with_it(
-    rounds: int | None,
-) -> None:
+def test_only_with_feedback_an_ion_beyond_sight_changes_the_features_of_a_molecule(rounds: int | None) -> None:
     made = model(rounds)
-    near, far = (predict(made, water_and_ion(distance), ["partial_charges"]) for distance in (6.0, 12.0))
-    change = float((near["partial_charges"] - far["partial_charges"]).abs().max())
+    near, far = (
+        made._with_feedback(made.backbone(graph, with_pseudo=False), graph).natural[:3].detach()
+        for graph in (water_and_ion(6.0), water_and_ion(12.0))
+    )
+    change = float((near - far).abs().max())
     if rounds is None:
-        assert change < 1e-12, "without feedback charges depend on what is within the cutoff"
+        assert change < 1e-12, "without feedback features depend on what is within the cutoff"
     else:
         assert change > 1e-3
+    assert torch.equal(near[:, 0], far[:, 0]), "scalars do not answer"
+
+
+def test_the_answer_of_vectors_is_linear_in_the_field() -> None:
+    torch.manual_seed(0)
+    features = Features(torch.randn(3, 9, 4), torch.randn(3, 9, 2), LAYOUT)
+    feedback = FieldFeedback(FeedbackConfig.model_validate({}), LAYOUT)
+    torch.nn.init.normal_(feedback.gate_out.weight)
+    field = torch.randn(3, 3).double()
+    once, twice = (
+        feedback(features, Potential(torch.zeros(3).double(), factor * field)).natural - features.natural
+        for factor in (1.0, 2.0)
+    )
+    torch.testing.assert_close(twice[:, 1:4], 2 * once[:, 1:4])
+    torch.testing.assert_close(twice[:, 4:9], 4 * once[:, 4:9])
 
 
 def test_a_fresh_round_changes_nothing() -> None:
@@ -65,7 +81,7 @@ def test_a_fresh_round_changes_nothing() -> None:
     assert changed.pseudo is features.pseudo
 
 
-@pytest.mark.parametrize("degree", [0, 1, 3])
+@pytest.mark.parametrize("degree", [1, 3])
 def test_features_of_any_degree_take_part(degree: int) -> None:
     torch.manual_seed(0)
     layout = FeatureLayout(degree=degree, natural_channels=4, pseudo_channels=0)
@@ -76,4 +92,10 @@ def test_features_of_any_degree_take_part(degree: int) -> None:
         torch.nn.init.normal_(parameter)
     changed = feedback(features, Potential(torch.ones(3).double(), torch.randn(3, 3).double()))
     moved = (changed.natural - features.natural).abs().amax(dim=(0, 2)) > 0
-    assert moved.tolist() == [index < 9 for index in range(size)]
+    assert moved.tolist() == [0 < index < 9 for index in range(size)]
+
+
+def test_features_without_vectors_are_refused() -> None:
+    layout = FeatureLayout(degree=0, natural_channels=4, pseudo_channels=0)
+    with pytest.raises(InputError, match="feedback: the field changes vectors"):
+        FieldFeedback(FeedbackConfig.model_validate({}), layout)
