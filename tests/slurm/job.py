@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.same_run import logged
+
 from .cluster import Cluster, wait_until
 
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
