@@ -102,11 +102,8 @@ class FoundationModel(nn.Module):
             }
         )
         self.feedback = nn.ModuleList()
-        self.field_seen = self.electrostatics
         if config.electrostatics is not None and config.electrostatics.feedback is not None:
             rounds = config.electrostatics.feedback
-            if rounds.smearing is not None:
-                self.field_seen = Interaction(config.electrostatics.model_copy(update={"smearing": rounds.smearing}))
             self.feedback.extend(FieldFeedback(rounds, self.backbone.layout) for _ in range(rounds.rounds))
         self.properties = predictable(config.heads)
         self._head_of = _head_of_property(config)
@@ -276,7 +273,7 @@ class FoundationModel(nn.Module):
         """Features that have answered to the field of the charges read from them."""
         if not self.feedback:
             return features
-        assert self.field_seen is not None, "feedback is part of electrostatics"
+        assert self.electrostatics is not None, "feedback is part of electrostatics"
         head = self.heads[self._head_of["partial_charges"]]
         assert isinstance(head, ChargesHead), "checked when the model was made"
         # In an external field the energy has to stay -F·P of charges that do not know the field, or the smallest of a
@@ -285,7 +282,7 @@ class FoundationModel(nn.Module):
         unperturbed.external_field = torch.zeros_like(graph.external_field)
         for feedback in self.feedback:
             sources = head.distribute(features, unperturbed, with_polarizability=False).sources
-            features = feedback(features, self.field_seen.potential(sources, unperturbed))
+            features = feedback(features, self.electrostatics.potential(sources, unperturbed))
         return features
 
     def _with_energy_terms(

@@ -35,13 +35,10 @@ class FeedbackConfig(Config):
     Attributes:
         rounds: How often charges are read, their field found, and the features changed.
         hidden: Width of the network that says how strongly.
-        smearing: Width of the Gaussians of charges and dipoles, Å, in the field that features see; None for that of the
-            energy. A wide one leaves out most of what atoms nearby do, which features know from the structure.
     """
 
     rounds: int = Field(1, ge=1, le=3)
     hidden: int = Field(32, ge=1)
-    smearing: float | None = Field(None, gt=0)
 
 
 class FieldFeedback(nn.Module):

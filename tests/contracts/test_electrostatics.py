@@ -29,7 +29,7 @@ MODELS: dict[str, dict[str, object]] = {
         "charges": {"model": {"kind": "qeq"}, "polarizability": True},
         "electrostatics": {"screening_length": 2.0, "smearing": 0.8},
     },
-    "redistributed, feeding back": {"charges": {}, "electrostatics": {"feedback": {"rounds": 2, "smearing": 2.0}}},
+    "redistributed, feeding back": {"charges": {}, "electrostatics": {"feedback": {"rounds": 2}}},
     "equilibrated, feeding back": {
         "charges": {"model": {"kind": "qeq"}, "polarizability": True},
         "electrostatics": {"feedback": {"rounds": 1}},

@@ -10,7 +10,7 @@ from foundation.config import validate
 from foundation.data.graph import AtomGraph, build_graph, collate
 from foundation.data.neighbors import with_neighbors
 from foundation.electrostatics.feedback import FeedbackConfig, FieldFeedback
-from foundation.electrostatics.sources import Potential, Sources
+from foundation.electrostatics.sources import Potential
 from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
 from foundation.nn.features import FeatureLayout, Features
@@ -19,17 +19,14 @@ CUTOFF = 3.0
 LAYOUT = FeatureLayout(degree=2, natural_channels=4, pseudo_channels=2)
 
 
-def model(rounds: int | None, *, smearing: float | None = None) -> FoundationModel:
+def model(rounds: int | None) -> FoundationModel:
     torch.manual_seed(0)
     config = {
         "backbone": {"kind": "equivariant", "cutoff": CUTOFF, "channels": 8, "pseudo_channels": 4, "num_layers": 1},
         "heads": {"energy": {"kind": "energy"}, "charges": {"kind": "charges"}},
         "elements": [1, 8, 11],
         "levels": ["only"],
-        "electrostatics": {
-            "kind": "coulomb",
-            "feedback": None if rounds is None else {"rounds": rounds, "smearing": smearing},
-        },
+        "electrostatics": {"kind": "coulomb", "feedback": None if rounds is None else {"rounds": rounds}},
     }
     made = FoundationModel(validate(ModelConfig, config, where="model")).double()
     for name, parameter in made.named_parameters():
@@ -96,16 +93,6 @@ def test_features_of_any_degree_take_part(degree: int) -> None:
     changed = feedback(features, Potential(torch.ones(3).double(), torch.randn(3, 3).double()))
     moved = (changed.natural - features.natural).abs().amax(dim=(0, 2)) > 0
     assert moved.tolist() == [0 < index < 9 for index in range(size)]
-
-
-def test_a_wide_smearing_leaves_out_what_is_near_and_keeps_what_is_far() -> None:
-    """Of a fixed charge: at 2 Å the field that features see is a small part of the energy's, at 12 Å all of it."""
-    narrow, wide = (model(1, smearing=smearing) for smearing in (None, 2.5))
-    for distance, least, most in ((2.0, 0.0, 0.4), (12.0, 0.98, 1.02)):
-        graph = water_and_ion(distance)
-        charges = Sources(torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64), None)
-        fields = [made.field_seen.potential(charges, graph).field[0].norm() for made in (narrow, wide)]
-        assert least <= float(fields[1] / fields[0]) <= most
 
 
 def test_features_without_vectors_are_refused() -> None:
