@@ -200,8 +200,9 @@ class FoundationModule(LightningModule):
         for loaded in loader.fullest():
             batch = self.trainer.strategy.batch_to_device(loaded)
             metrics = self._build_metrics().to(self.device)
+            devices = [self.device] if self.device.type == "cuda" else []  # by default those of other ranks too
             try:
-                with torch.random.fork_rng():
+                with torch.random.fork_rng(devices=devices):
                     with self.trainer.precision_plugin.train_step_context():
                         sums = self._compare(batch, step=0, training=True, metrics=metrics)
                     loss = (self.weights * sums[0]).sum()
