@@ -219,7 +219,7 @@ class CompiledModel:
                 for _ in range(RUNS_UNTIL_REPLAY if self._records() else 1):
                     problem = problem or _difference(self.model, function, graph, asked, create_graph=create_graph)
         except Exception as error:  # the compiler raises what its many parts raise
-            if isinstance(error, InputError | KeyboardInterrupt | MemoryError):
+            if isinstance(error, InputError | KeyboardInterrupt | MemoryError | torch.OutOfMemoryError):
                 raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             problem = f"this model cannot be compiled here: {type(error).__name__}: {reason}"
