@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
+from torch import Tensor, from_numpy
 
 from foundation.data.store_format import TARGET_PREFIX
 from foundation.properties import PROPERTIES
 
 __all__ = ["fields_of_columns"]
 
-_AXES = np.arange(3, dtype=np.uint8)
 _ZERO_CELL = np.zeros((1, 3, 3))
+_PERIODIC = ((np.arange(8)[:, None, None] >> np.arange(3)) & 1).astype(bool)
+"""`[8, 1, 3]`: which axes repeat, for each value of the column `pbc`."""
+_LABELLED = np.ones(512, dtype=bool)
+"""Copied for structures of as many atoms at most: half the time of a new array of ones."""
+_PROPERTY_OF = {TARGET_PREFIX + name: name for name in PROPERTIES}
 
 
 def fields_of_columns(arrays: Mapping[str, np.ndarray], place: Int[np.ndarray, " 4"]) -> dict[str, Any]:
@@ -28,36 +32,38 @@ def fields_of_columns(arrays: Mapping[str, np.ndarray], place: Int[np.ndarray, "
     """
     numbers = arrays["atomic_numbers"].astype(np.int64)
     num_atoms = len(numbers)
-    cell = arrays["cell"].reshape(1, 3, 3).copy() if "cell" in arrays else _ZERO_CELL.copy()
-    fields: dict[str, Any] = {
-        "positions": torch.from_numpy(arrays["positions"].reshape(-1, 3).copy()),
-        "atomic_numbers": torch.from_numpy(numbers),
-        "cell": torch.from_numpy(cell),
-        "pbc": torch.from_numpy((arrays["pbc"][:, None] >> _AXES) & 1 > 0),
-        "total_charge": torch.from_numpy(arrays["total_charge"].copy()),
-        "spin_multiplicity": torch.from_numpy(arrays["spin_multiplicity"].astype(np.int64)),
-        "targets": {},
-        "masks": {},
-        "graph_index": torch.from_numpy(np.zeros(num_atoms, dtype=np.int64)),
-        "num_atoms_per_graph": torch.from_numpy(place[3:4]),
-        "num_graphs": 1,
-        "level_index": torch.from_numpy(place[0:1]),
-        "dataset_index": torch.from_numpy(place[1:2]),
-        "structure_index": torch.from_numpy(place[2:3]),
-    }
+    cell = arrays["cell"].reshape(1, 3, 3) if "cell" in arrays else _ZERO_CELL
+    targets: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
     for column, values in arrays.items():
-        if column.startswith(TARGET_PREFIX):
-            name = column[len(TARGET_PREFIX) :]
-            fields["targets"][name], fields["masks"][name] = _label(name, values, num_atoms)
-    return fields
+        if column in _PROPERTY_OF:
+            name = _PROPERTY_OF[column]
+            targets[name], masks[name] = _label(name, values, num_atoms)
+    return {
+        "positions": from_numpy(arrays["positions"].reshape(-1, 3).copy()),
+        "atomic_numbers": from_numpy(numbers),
+        "cell": from_numpy(cell.copy()),
+        "pbc": from_numpy(_PERIODIC[arrays["pbc"].item()].copy()),
+        "total_charge": from_numpy(arrays["total_charge"].copy()),
+        "spin_multiplicity": from_numpy(arrays["spin_multiplicity"].astype(np.int64)),
+        "targets": targets,
+        "masks": masks,
+        "graph_index": from_numpy(np.zeros(num_atoms, dtype=np.int64)),
+        "num_atoms_per_graph": from_numpy(place[3:4]),
+        "num_graphs": 1,
+        "level_index": from_numpy(place[0:1]),
+        "dataset_index": from_numpy(place[1:2]),
+        "structure_index": from_numpy(place[2:3]),
+    }
 
 
-def _label(name: str, flat: np.ndarray, num_atoms: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _label(name: str, flat: np.ndarray, num_atoms: int) -> tuple[Tensor, Tensor]:
     prop = PROPERTIES[name]
     rows = num_atoms if prop.level == "atom" else 1
-    values = torch.from_numpy(flat.reshape(rows, *prop.shape).copy())
-    if not math.isnan(flat.sum()):
-        return values, torch.ones(rows, dtype=torch.bool)
+    values = from_numpy(flat.reshape(rows, *prop.shape).copy())
+    if not math.isnan(np.add.reduce(flat)):
+        labelled = _LABELLED[:rows].copy() if rows <= len(_LABELLED) else np.ones(rows, dtype=bool)
+        return values, from_numpy(labelled)
     missing = values.reshape(rows, -1).isnan().all(dim=1)
     values[missing] = 0.0
     return values, ~missing

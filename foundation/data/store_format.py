@@ -68,5 +68,5 @@ def row_crc(arrays: Mapping[str, np.ndarray]) -> int:
     """CRC-32 of the columns of one structure, in the order of the mapping."""
     crc = 0
     for values in arrays.values():
-        crc = zlib.crc32(values.data, crc)
+        crc = zlib.crc32(values, crc)
     return crc
