@@ -26,6 +26,7 @@ from foundation.derive import (
 from foundation.electrostatics import ElectrostaticsConfig, Interaction
 from foundation.electrostatics.charges import Distribution, field_energy
 from foundation.electrostatics.feedback import FieldFeedback
+from foundation.elements import element_names
 from foundation.errors import InputError
 from foundation.heads import HeadConfig, build_head, predictable
 from foundation.heads.charges import ChargesHead
@@ -185,12 +186,14 @@ class FoundationModel(nn.Module):
             `masked_element` as `[atoms, elements]` logits.
 
         Raises:
-            InputError: A property that no head gives.
+            InputError: A property that no head gives; a graph without neighbours, or, unless it lies on an accelerator
+                already, with an element that the model never saw.
         """
         asked = frozenset(properties)
         if not asked <= self.properties:
             unknown = ", ".join(sorted(asked - self.properties))
             raise InputError(f"the model does not predict {unknown}; it predicts {', '.join(sorted(self.properties))}")
+        self._check_graph(graph)
         if not asked & DERIVED:
             return self._direct(graph, asked)[0]
         with torch.enable_grad():
@@ -201,6 +204,21 @@ class FoundationModel(nn.Module):
         if not create_graph and not torch.is_grad_enabled():
             predictions = {name: values.detach() for name, values in predictions.items()}
         return predictions
+
+    def _check_graph(self, graph: AtomGraph) -> None:
+        """Say what an index out of range or a missing attribute deep inside would not."""
+        if not all(name in graph.fields for name in self.backbone.edge_fields):
+            raise InputError(
+                "the graph has no neighbours yet; allowed: collate([with_neighbors(graph, model.cutoff)]), of "
+                "foundation.data.graph and foundation.data.neighbors; model.predict takes structures as they are"
+            )
+        if graph.atomic_numbers.device.type != "cpu":
+            return  # the program's own graphs were checked before they were moved, and looking now would wait for it
+        unseen = set(graph.atomic_numbers.tolist()) - {0, *self.config.elements}
+        if unseen:
+            raise InputError(
+                f"the model has never seen {element_names(unseen)}; it knows {element_names(self.config.elements)}"
+            )
 
     def differentiated(
         self,

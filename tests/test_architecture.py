@@ -16,7 +16,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 FLOORS = {
-    0: {"units", "properties", "config", "config_problems", "devices", "errors", "resources", "threads"},
+    0: {"units", "properties", "config", "config_problems", "devices", "elements", "errors", "resources", "threads"},
     1: {"data", "nn", "features"},
     2: {"backbones", "heads", "electrostatics", "physics", "scaling", "derive"},
     3: {"model", "compilation", "predict"},

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ase.data import chemical_symbols
 
+from foundation.elements import element_names
 from foundation.model import FoundationModel
 from foundation.properties import PROPERTIES
 
@@ -78,7 +79,7 @@ def _scope(model: FoundationModel, summary: Json) -> str:
     ]
     rest = ", ".join(f"{name} ({_head(model, name)})" for name in sorted(model.properties - learnt))
     unlearnt = f"\n\nThe heads also give, though no task of the run learnt it: {rest}." if rest else ""
-    elements = " ".join(chemical_symbols[number] for number in sorted(model.config.elements))
+    elements = element_names(model.config.elements)
     return (
         "## What it predicts\n\n"
         + _table(("property", "meaning", "unit", "of each", "head"), properties)

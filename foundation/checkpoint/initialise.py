@@ -19,6 +19,7 @@ from torch import Tensor
 from foundation.checkpoint.axes import axes_of, rows_of, scaled_property
 from foundation.checkpoint.probe import ParityCheck, check_parity
 from foundation.config import nearest
+from foundation.elements import element_names
 from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
 from foundation.properties import PROPERTIES
@@ -85,7 +86,7 @@ class InitReport:
         lines += [f"  new: {name}" for name in self.new]
         lines += [f"  not used: {name}" for name in self.skipped]
         if self.new_elements:
-            lines.append("  elements that start afresh: " + " ".join(chemical_symbols[z] for z in self.new_elements))
+            lines.append("  elements that start afresh: " + element_names(self.new_elements))
         if self.new_levels:
             lines.append("  levels of theory that start afresh: " + ", ".join(self.new_levels))
         lines += [

@@ -8,12 +8,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from rdkit import Chem
 from torch import Tensor
 
 from foundation.data.graph import AtomGraph, collate
 from foundation.data.neighbors import with_neighbors
+from foundation.elements import element_names
 from foundation.errors import InputError
 from foundation.physics import D3Dispersion
 from foundation.predict.additions import add_dispersion, say_background
@@ -168,9 +168,9 @@ def check_elements(model: Predictor, structures: Sequence[Structure]) -> None:
     for structure in structures:
         unseen = sorted(set(structure.atomic_numbers.tolist()) - seen)
         if unseen:
-            known = " ".join(chemical_symbols[number] for number in sorted(seen))
-            names = " ".join(chemical_symbols[number] if number < 119 else str(number) for number in unseen)
-            problems.append(f"{structure.where}: the model has never seen {names}; it knows {known}")
+            problems.append(
+                f"{structure.where}: the model has never seen {element_names(unseen)}; it knows {element_names(seen)}"
+            )
     if problems:
         raise InputError(problems)
 
@@ -273,7 +273,7 @@ def _with_references(
         for structure in structures:
             unknown = sorted(set(structure.atomic_numbers.tolist()) - known)
             if unknown:
-                names = " ".join(chemical_symbols[number] for number in unknown)
+                names = element_names(unknown)
                 problems.append(
                     f"{structure.where}: '{name}': the model knows no reference value of {names} at level of theory "
                     f"'{level}'; choose another level or ask for other properties"

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ase.data import chemical_symbols
-
 from foundation.checkpoint import load
 from foundation.config import load_yaml, validate
 from foundation.data.card import DatasetConfig, card_names
 from foundation.data.module import GraphDataModule
 from foundation.data.sampler import BatchConfig
 from foundation.data.splits import SPLITS, SplitConfig
+from foundation.elements import element_names
 from foundation.errors import InputError
 from foundation.model import FoundationModel
 from foundation.recipe import Recipe
@@ -100,7 +99,6 @@ def _open(name: str, config: DatasetConfig, model: FoundationModel, *, batch: Ba
     module.setup()
     unseen = sorted(set(module.elements) - set(model.config.elements))
     if unseen:
-        known = " ".join(chemical_symbols[number] for number in model.config.elements)
-        names = " ".join(chemical_symbols[number] for number in unseen)
+        names, known = element_names(unseen), element_names(model.config.elements)
         raise InputError(f"data '{name}': holds {names}, which the model has never seen; it knows {known}")
     return module

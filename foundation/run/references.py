@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from ase.data import chemical_symbols
 
 from foundation.checkpoint import InitReport
 from foundation.data.graph import AtomGraph
+from foundation.elements import element_names
 from foundation.model import FoundationModel
 from foundation.properties import PROPERTIES
 from foundation.scaling import complete_references, has_references
@@ -56,6 +56,7 @@ def complete_carried_references(
         if name != "energy":
             continue
         for index, numbers in fitted.items():
-            symbols = " ".join(chemical_symbols[number] for number in numbers)
             level = model.config.levels[index]
-            model.scaling.provenance[level] += f"; {symbols} fitted beside these by ridge least squares on new labels"
+            model.scaling.provenance[level] += (
+                f"; {element_names(numbers)} fitted beside these by ridge least squares on new labels"
+            )
