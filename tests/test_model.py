@@ -11,7 +11,10 @@ from foundation.errors import InputError
 from foundation.heads import default_head
 from foundation.model import FoundationModel, ModelConfig
 
-BACKBONES = [EquivariantConfig(channels=4, pseudo_channels=0, radial_width=8), VisnetConfig(channels=16, num_heads=4, num_layers=2, num_basis=8)]
+BACKBONES = [
+    EquivariantConfig(channels=4, pseudo_channels=0, radial_width=8),
+    VisnetConfig(channels=16, num_heads=4, num_layers=2, num_basis=8),
+]
 
 
 def hydride(number: int) -> AtomGraph:

@@ -25,12 +25,15 @@ class InteractionConfig(Config):
     Attributes:
         smearing: Width σ of the Gaussian of every charge and dipole, Å.
         screening_length: λ, Å: e^{−r/λ}/r (Yukawa) instead of 1/r, for metals; None for none.
+        permittivity: ε∞, relative, of the electrons, whose response the charges do not describe. Interactions are
+            divided by it, so that charges and dipoles keep their full size (docs/electrostatics.md).
         mesh_above: Atoms of a periodic structure above which its sum goes over a mesh. From where the mesh is faster,
             see `foundation.electrostatics.mesh`; up to there structures are summed together, above one by one.
     """
 
     smearing: float = Field(1.0, gt=0)
     screening_length: float | None = Field(None, gt=0)
+    permittivity: float = Field(1.0, ge=1)
     mesh_above: int = Field(300, ge=0)
 
     @model_validator(mode="after")
@@ -46,14 +49,18 @@ class InteractionConfig(Config):
 class Interaction(nn.Module):
     """The interaction of Gaussian charges and dipoles in free molecules, wires, slabs and crystals. No weights.
 
-    Two unit charges a distance r apart interact by erf(r/2σ)/r times the Coulomb constant; dipoles by its derivatives.
-    A batch may mix all kinds of boundaries. Everything is float64 and differentiable twice by charges, dipoles,
-    positions and the cells of crystals; the cells of slabs and wires, whose stress is not defined, count as constants.
+    Two unit charges a distance r apart interact by erf(r/2σ)/r times the Coulomb constant over the permittivity;
+    dipoles by its derivatives. A batch may mix all kinds of boundaries. Everything is float64 and differentiable twice
+    by charges, dipoles, positions and the cells of crystals; the cells of slabs and wires, whose stress is not
+    defined, count as constants.
 
     What a net charge means: in a crystal the average potential is zero, as if a uniform background neutralised it (see
     `charged_cells`; the energy then depends on the cell and is not that of the charge alone); in a slab it is a charged
     plane, −2π|z| times its density, in a wire a line, −2 ln(ρ/Å) times its density, without any background. Screened
     charges need none. A crystal's dipole is that of an infinite crystal in a conductor (no surface term).
+
+    Attributes:
+        constant: The Coulomb constant over the permittivity, eV·Å/e².
     """
 
     def __init__(self, config: InteractionConfig) -> None:
@@ -61,6 +68,7 @@ class Interaction(nn.Module):
         self.config = config
         screening = 0.0 if config.screening_length is None else 1 / config.screening_length
         self.law = PairLaw(config.smearing, screening)
+        self.constant = COULOMB_CONSTANT / config.permittivity
 
     def potential(self, sources: Sources, graph: AtomGraph) -> Potential:
         """Potential (V) and field (V/Å) on every atom, of all other atoms and all periodic images."""
@@ -79,7 +87,7 @@ class Interaction(nn.Module):
             mesh_values, mesh_field = mesh_potential(sources, mesh, self.law)
             values = values + add_rows(mesh_values, atoms, size=len(values))
             field = field + add_rows(mesh_field, atoms, size=len(values))
-        return Potential(COULOMB_CONSTANT * values, COULOMB_CONSTANT * field)
+        return Potential(self.constant * values, self.constant * field)
 
     def energy(self, sources: Sources, graph: AtomGraph) -> Float[Tensor, " graphs"]:
         """½ Σ (q φ − μ·E) of each graph, eV."""
@@ -93,7 +101,7 @@ class Interaction(nn.Module):
         for group in single_groups(graph, large):
             mesh_energies = mesh_energy(sources, build_mesh(graph, group, self.law), self.law)[None]
             energies = energies + add_rows(mesh_energies, group.graphs, size=graph.num_graphs)
-        return COULOMB_CONSTANT * energies
+        return self.constant * energies
 
     def matrix(self, graph: AtomGraph, *, with_dipoles: bool) -> Float[Tensor, "graphs rows rows"]:
         """The symmetric matrix A of each graph for which the energy is ½ xᵀ A x.
@@ -107,7 +115,7 @@ class Interaction(nn.Module):
             eV/e², eV/(e²·Å), eV/(e²·Å²). Rows and columns beyond a structure's atoms are zero; an atom's interaction
             with itself is left out, that with its own images is not.
         """
-        return COULOMB_CONSTANT * interaction_matrix(graph, self.law, with_dipoles=with_dipoles)
+        return self.constant * interaction_matrix(graph, self.law, with_dipoles=with_dipoles)
 
     def _boundaries(self, graph: AtomGraph) -> tuple[Bool[Tensor, " graphs"], Bool[Tensor, " graphs"]]:
         """Which graphs repeat at all, and which of these are summed over a mesh."""

@@ -19,7 +19,11 @@ from foundation.model import FoundationModel, ModelConfig
 CUTOFF = 4.0
 MODELS: dict[str, dict[str, object]] = {
     "redistributed": {"charges": {"quadrupole": True}},
-    "redistributed, charges only, repulsion": {"charges": {"atomic_dipoles": False}, "repulsion": {"kind": "zbl"}},
+    "redistributed, charges only, repulsion": {
+        "charges": {"atomic_dipoles": False},
+        "electrostatics": {"permittivity": 1.8},
+        "repulsion": {"kind": "zbl"},
+    },
     "redistributed, screened": {"charges": {}, "electrostatics": {"screening_length": 2.0}},
     "equilibrated": {"charges": {"model": {"kind": "qeq"}, "polarizability": True, "quadrupole": True}},
     "equilibrated, charges only": {
@@ -27,7 +31,7 @@ MODELS: dict[str, dict[str, object]] = {
     },
     "equilibrated, screened": {
         "charges": {"model": {"kind": "qeq"}, "polarizability": True},
-        "electrostatics": {"screening_length": 2.0, "smearing": 0.8},
+        "electrostatics": {"screening_length": 2.0, "smearing": 0.8, "permittivity": 2.0},
     },
     "redistributed, feeding back": {"charges": {}, "electrostatics": {"feedback": {"rounds": 2}}},
     "equilibrated, feeding back": {

@@ -95,6 +95,19 @@ def test_every_second_derivative_of_a_small_crystal_and_molecule(mixed, batch, r
     assert torch.autograd.gradgradcheck(energy, inputs, rtol=1e-6, atol=1e-6)
 
 
+def test_a_permittivity_divides_every_interaction(mixed, batch, random_sources) -> None:
+    graph = batch(mixed)
+    sources = random_sources(graph)
+    vacuum, medium = (Interaction(InteractionConfig(permittivity=value)) for value in (1.0, 1.78))
+    for ours, theirs in [
+        (medium.energy(sources, graph), vacuum.energy(sources, graph)),
+        (medium.potential(sources, graph).values, vacuum.potential(sources, graph).values),
+        (medium.potential(sources, graph).field, vacuum.potential(sources, graph).field),
+        (medium.matrix(graph, with_dipoles=True), vacuum.matrix(graph, with_dipoles=True)),
+    ]:
+        torch.testing.assert_close(ours * 1.78, theirs, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("config", VARIANTS)
 def test_potential_and_field_are_the_energys_derivatives_by_charges_and_dipoles(
     config: InteractionConfig, mixed, batch, random_sources

@@ -22,7 +22,6 @@ from foundation.errors import InputError
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.gather import add_rows, take_rows
 from foundation.nn.readout import GatedReadout, Perceptron
-from foundation.units import COULOMB_CONSTANT
 
 __all__ = ["Equilibration", "EquilibrationConfig"]
 
@@ -107,8 +106,8 @@ class Equilibration(ChargeModel):
         self.readout = Perceptron(layout.natural_channels, hidden, 3 if atomic_dipoles else 2)
         self.moment = GatedReadout(layout, degree=1, parity=-1, hidden=hidden) if atomic_dipoles else None
         smearing = interaction.config.smearing
-        self.own_hardness = COULOMB_CONSTANT / (math.sqrt(math.pi) * smearing)
-        self.own_stiffness = COULOMB_CONSTANT / (6 * math.sqrt(math.pi) * smearing**3)
+        self.own_hardness = interaction.constant / (math.sqrt(math.pi) * smearing)
+        self.own_stiffness = interaction.constant / (6 * math.sqrt(math.pi) * smearing**3)
         electronegativity = VOLTS_PER_ELECTRONEGATIVITY * pauling_electronegativities(MAXIMUM_ATOMIC_NUMBER + 1)
         self.register_buffer("begin", electronegativity, persistent=False)
 
