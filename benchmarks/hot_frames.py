@@ -37,7 +37,7 @@ def main() -> None:
     data = GraphDataModule({"bpa": whole}, cutoff=model.cutoff, batch=BATCH, seed=0, levels=model.config.levels)
     data.setup()
     graphs = list(data.graphs("bpa", "train"))
-    hot = [float(graph.targets["forces"].std()) > HOT for graph in graphs]
+    hot = [float(graph.targets["forces"].std(correction=0)) > HOT for graph in graphs]
     for name, wanted in (("hot", True), ("others", False)):
         chosen = [graph for graph, is_hot in zip(graphs, hot, strict=True) if is_hot == wanted]
         found = evaluate(model, {"bpa": chosen}, batch=BATCH, device="cpu").predictions["bpa"]

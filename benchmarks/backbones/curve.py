@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.backbones.clock import ClockSettings
-from benchmarks.backbones.data import Split, cache_root, load_frames, rmd17_split
+from benchmarks.backbones.data import Split, cache_root, load_frames, written_split
 from benchmarks.backbones.programs.base import Command, process_environment
 from benchmarks.backbones.programs.registry import program_of
 from benchmarks.backbones.results import provenance, write_results
@@ -55,7 +55,7 @@ def run_curve(
     settings = {"row": to_dict(row), "model": to_dict(rows.models[row.model])}
     _claim(folder, settings)
     data = row.data
-    split = rmd17_split(data.molecule, num_train=data.train, num_val=data.val, num_test=data.test)
+    split = written_split(data.molecule, num_train=data.train, num_val=data.val, num_test=data.test)
     program = program_of(rows.models[row.model])
     clock = ClockSettings(
         folder=str(folder / "points"),
@@ -85,17 +85,26 @@ def run_curve(
 
 
 def errors(predictions: Path, split: Split) -> dict[str, float]:
-    """Mean absolute errors on the test frames: meV/Å over force components, meV over total energies."""
+    """Errors on the test frames: meV/Å over force components, meV over total energies; of hot frames by themselves."""
     found, wanted = load_frames(predictions), load_frames(split.labels)
     if found.forces.shape != wanted.forces.shape:
         raise InputError(
             f"{predictions}: forces have shape {found.forces.shape}; the labels have {wanted.forces.shape}"
         )
-    return {
-        "forces_mae_meV_per_A": float(np.abs(found.forces - wanted.forces).mean() * TO_MEV),
-        "energy_mae_meV": float(np.abs(found.energy - wanted.energy).mean() * TO_MEV),
-        "test_frames": len(wanted.energy),
-    }
+    result = {}
+    for prefix, chosen in (("", ~wanted.hot), ("hot_", wanted.hot)):
+        if not chosen.any():
+            continue
+        forces = TO_MEV * (found.forces - wanted.forces)[chosen]
+        energies = TO_MEV * (found.energy - wanted.energy)[chosen]
+        result |= {
+            f"{prefix}forces_mae_meV_per_A": float(np.abs(forces).mean()),
+            f"{prefix}forces_rmse_meV_per_A": float(np.sqrt(np.square(forces).mean())),
+            f"{prefix}energy_mae_meV": float(np.abs(energies).mean()),
+            f"{prefix}energy_rmse_meV": float(np.sqrt(np.square(energies).mean())),
+            f"{'hot' if prefix else 'test'}_frames": int(chosen.sum()),
+        }
+    return result
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,21 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from foundation.errors import InputError
 
-__all__ = ["Frames", "Split", "cache_root", "data_root", "load_frames", "rmd17_split", "speed_structures"]
+__all__ = [
+    "BPA",
+    "Frames",
+    "Split",
+    "cache_root",
+    "data_root",
+    "load_frames",
+    "speed_structures",
+    "written_split",
+]
 
+BPA = "3bpa"
+"""3-(benzyloxy)pyridin-2-amine, trained at 300 K."""
+HOT = 1.6
+"""eV/Å: frames of 3BPA's mixed temperatures whose force components have a larger standard deviation are tested too."""
 KCAL_PER_MOL = units.kcal / units.mol
 FRAMES_PER_EPOCH = 950
 """Rivals count validations and schedules in epochs; their training file repeats a small set up to this length."""
@@ -51,8 +65,9 @@ class Split:
         train: Each training frame once.
         train_repeated: The same frames, repeated in order up to `FRAMES_PER_EPOCH` if there are fewer.
         val: Validation frames.
-        test: The official test frames.
-        labels: Energies and forces of the test frames, npz.
+        test: The official test frames, then hot ones where there are any.
+        labels: Energies and forces of the test frames, and which are hot, npz.
+        level_of_theory: Of the labels.
     """
 
     train: Path
@@ -60,6 +75,7 @@ class Split:
     val: Path
     test: Path
     labels: Path
+    level_of_theory: str
 
 
 @dataclass(frozen=True)
@@ -69,59 +85,60 @@ class Frames:
     Attributes:
         energy: `[frames]`, eV.
         forces: `[frames, atoms, 3]`, eV/Å.
+        hot: `[frames]`, whether a frame is one of the hot ones.
     """
 
     energy: np.ndarray
     forces: np.ndarray
+    hot: np.ndarray
 
 
-def rmd17_split(molecule: str, *, num_train: int, num_val: int, num_test: int) -> Split:
-    """Write the first training frames of official split 01, the next ones for validation, and its first test frames.
+def written_split(molecule: str, *, num_train: int, num_val: int, num_test: int) -> Split:
+    """Write the first training frames, the next ones for validation, the first test frames and all hot ones.
 
     The mean energy of the training frames is taken off all energies: some programs keep total energies in float32,
     which would round those of aspirin (-17,618 eV) to 2 meV.
 
     Args:
-        molecule: As in the file's name.
+        molecule: One of rMD17, official split 01, as in the file's name; or `3bpa`.
         num_train: From the official training part.
         num_val: The frames that follow them.
-        num_test: From the official test part; all of it is 1,000.
+        num_test: From the official test part.
 
     Raises:
         InputError: No such molecule, or not that many frames.
     """
-    source = data_root() / "rmd17" / f"rmd17_{molecule}_split01.npz"
-    if not source.is_file():
-        known = ", ".join(sorted(p.name.split("_")[1] for p in source.parent.glob("rmd17_*_split01.npz")))
-        raise InputError(f"molecule: got '{molecule}'; allowed: {known}")
-    folder = cache_root() / "inputs" / f"rmd17_{molecule}_{num_train}_{num_val}_{num_test}"
+    name = molecule if molecule == BPA else f"rmd17_{molecule}"
+    folder = cache_root() / "inputs" / f"{name}_{num_train}_{num_val}_{num_test}"
     split = Split(
         train=folder / "train.xyz",
         train_repeated=folder / "train_repeated.xyz",
         val=folder / "val.xyz",
         test=folder / "test.xyz",
         labels=folder / "test_labels.npz",
+        level_of_theory="ωB97X/6-31G(d)" if molecule == BPA else "PBE/def2-SVP",
     )
     if split.labels.is_file():
         return split
-    folder.mkdir(parents=True, exist_ok=True)
-    with np.load(source) as arrays:
-        shift = float(arrays["train_energies"][:num_train].mean())
-        train, test = _frames(arrays, "train", shift=shift), _frames(arrays, "test", shift=shift)
-    if num_train + num_val > len(train) or num_test > len(test):
+    official = _bpa() if molecule == BPA else _rmd17(molecule)
+    if num_train + num_val > len(official.train) or num_test > len(official.test):
         raise InputError(
-            f"rmd17 {molecule}: {num_train} + {num_val} training and {num_test} test frames asked for; "
-            f"allowed: at most {len(train)} and {len(test)}"
+            f"{name}: {num_train} + {num_val} training and {num_test} test frames asked for; "
+            f"allowed: at most {len(official.train)} and {len(official.test)}"
         )
+    folder.mkdir(parents=True, exist_ok=True)
+    shift = float(np.mean([atoms.get_potential_energy() for atoms in official.train[:num_train]]))
+    train, test, hot = (_shifted(frames, shift) for frames in (official.train, official.test[:num_test], official.hot))
     chosen = train[:num_train]
     repeats = -(-FRAMES_PER_EPOCH // num_train)
     ase.io.write(split.train, chosen, format="extxyz")
     ase.io.write(split.train_repeated, chosen * repeats, format="extxyz")
     ase.io.write(split.val, train[num_train : num_train + num_val], format="extxyz")
-    ase.io.write(split.test, test[:num_test], format="extxyz")
+    ase.io.write(split.test, test + hot, format="extxyz")
     labels = {
-        "energy": np.array([atoms.get_potential_energy() for atoms in test[:num_test]]),
-        "forces": np.stack([atoms.get_forces() for atoms in test[:num_test]]),
+        "energy": np.array([atoms.get_potential_energy() for atoms in test + hot]),
+        "forces": np.stack([atoms.get_forces() for atoms in test + hot]),
+        "hot": np.array([False] * len(test) + [True] * len(hot)),
     }
     temporary = folder / "labels.tmp.npz"
     np.savez_compressed(temporary, allow_pickle=False, **labels)
@@ -130,24 +147,85 @@ def rmd17_split(molecule: str, *, num_train: int, num_val: int, num_test: int) -
 
 
 def load_frames(path: Path) -> Frames:
-    """Read energies and forces that `rmd17_split` or a program's predictor wrote."""
+    """Read energies and forces that `written_split` or a program's predictor wrote."""
     with np.load(path) as arrays:
-        return Frames(energy=arrays["energy"], forces=arrays["forces"])
+        energy = arrays["energy"]
+        hot = arrays["hot"] if "hot" in arrays else np.zeros(len(energy), dtype=bool)
+        return Frames(energy=energy, forces=arrays["forces"], hot=hot)
 
 
-def _frames(arrays: np.lib.npyio.NpzFile, part: str, *, shift: float) -> list[Atoms]:
-    """Frames with labels in eV and eV/Å; `shift` (kcal/mol) is taken off all energies."""
-    numbers = arrays["nuclear_charges"]
-    frames = []
-    for positions, energy, forces in zip(
-        arrays[f"{part}_coords"], arrays[f"{part}_energies"], arrays[f"{part}_forces"], strict=True
-    ):
-        atoms = Atoms(numbers, positions)
-        atoms.calc = SinglePointCalculator(
-            atoms, energy=(float(energy) - shift) * KCAL_PER_MOL, forces=np.asarray(forces) * KCAL_PER_MOL
+@dataclass(frozen=True)
+class _Official:
+    """Published frames, energies in eV and forces in eV/Å."""
+
+    train: list[Atoms]
+    test: list[Atoms]
+    hot: list[Atoms]
+
+
+def _rmd17(molecule: str) -> _Official:
+    source = data_root() / "rmd17" / f"rmd17_{molecule}_split01.npz"
+    if not source.is_file():
+        known = ", ".join(sorted(p.name.split("_")[1] for p in source.parent.glob("rmd17_*_split01.npz")))
+        raise InputError(f"molecule: got '{molecule}'; allowed: {BPA}, {known}")
+    with np.load(source) as arrays:
+        return _Official(train=_frames(arrays, "train"), test=_frames(arrays, "test"), hot=[])
+
+
+def _bpa() -> _Official:
+    folder = data_root() / BPA
+    train, mixed = (_free_molecules(folder / f"train_{which}.xyz.xz") for which in ("300K", "mixedT"))
+    with np.load(folder / "test_300K.npz") as arrays:
+        test = [
+            _labelled(arrays["atomic_numbers"], positions, energy=float(energy), forces=forces)
+            for positions, energy, forces in zip(
+                arrays["positions"], arrays["energy"].reshape(-1), arrays["forces"], strict=True
+            )
+        ]
+    hot = [atoms for atoms in mixed if atoms.get_forces().std() > HOT]
+    return _Official(train=train, test=test, hot=hot)
+
+
+def _free_molecules(file: Path) -> list[Atoms]:
+    """Frames of an extended XYZ file without the box that is drawn round them."""
+    with lzma.open(file, "rt") as stream:
+        frames = list(ase.io.iread(io.StringIO(stream.read()), format="extxyz"))
+    return [
+        _labelled(atoms.numbers, atoms.positions, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
+        for atoms in frames
+        if isinstance(atoms, Atoms)
+    ]
+
+
+def _frames(arrays: np.lib.npyio.NpzFile, part: str) -> list[Atoms]:
+    """Frames of rMD17."""
+    return [
+        _labelled(
+            arrays["nuclear_charges"], positions, energy=float(energy) * KCAL_PER_MOL, forces=forces * KCAL_PER_MOL
         )
-        frames.append(atoms)
-    return frames
+        for positions, energy, forces in zip(
+            arrays[f"{part}_coords"], arrays[f"{part}_energies"], arrays[f"{part}_forces"], strict=True
+        )
+    ]
+
+
+def _shifted(frames: Sequence[Atoms], shift: float) -> list[Atoms]:
+    """Frames with `shift` (eV) taken off their energies."""
+    return [
+        _labelled(
+            atoms.numbers,
+            atoms.positions,
+            energy=atoms.get_potential_energy() - shift,
+            forces=atoms.get_forces(),
+        )
+        for atoms in frames
+    ]
+
+
+def _labelled(numbers: np.ndarray, positions: np.ndarray, *, energy: float, forces: np.ndarray) -> Atoms:
+    atoms = Atoms(numbers, positions)
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.asarray(forces))
+    return atoms
 
 
 def speed_structures() -> Path:
@@ -162,9 +240,9 @@ def speed_structures() -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with np.load(data_root() / "rmd17" / "rmd17_aspirin_split01.npz") as arrays:
-        shift = float(arrays["train_energies"].mean())
-        frames = _frames(arrays, "train", shift=shift)[:SPEED_MOLECULES]
-        ase.io.write(folder / "aspirin.xyz", frames, format="extxyz")
+        frames = _frames(arrays, "train")
+    shift = float(np.mean([atoms.get_potential_energy() for atoms in frames]))
+    ase.io.write(folder / "aspirin.xyz", _shifted(frames[:SPEED_MOLECULES], shift), format="extxyz")
     with lzma.open(data_root() / "water_revpbe0" / "test_water.xyz.xz", "rt") as file:
         box = next(iter(ase.io.iread(io.StringIO(file.read()), format="extxyz")))
     assert isinstance(box, Atoms)

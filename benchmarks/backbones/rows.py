@@ -81,13 +81,13 @@ ModelRow = Annotated[FoundationModelRow | MaceModelRow | NequipModelRow, Field(d
 
 
 class TrainingData(Config):
-    """One training set of rMD17, official split 01.
+    """One training set of rMD17, official split 01, or of 3BPA at 300 K.
 
     Attributes:
-        molecule: As in the data's file names.
+        molecule: As in rMD17's file names; or `3bpa`, of which the hot frames of the mixed temperatures are tested too.
         train: The first so many training frames.
         val: The next so many.
-        test: The first so many test frames; the official test set has 1,000.
+        test: The first so many test frames; the official test sets have 1,000 and 1,669.
     """
 
     molecule: str

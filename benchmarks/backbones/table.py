@@ -18,19 +18,27 @@ TIMES_S = (300, 600, 1200, 1800, 3600, 7200, 10800)
 
 def tables(results: Path) -> str:
     """All tables: errors at some CPU times, and speed case by case."""
-    parts = [_curve_table(read_results(results, kind="curve"))]
+    curves = read_results(results, kind="curve")
+    sets = dict.fromkeys((lines[0]["data"]["molecule"], lines[0]["data"]["train"]) for lines in curves.values())
+    parts = [_curve_table(curves, molecule=molecule, train=train) for molecule, train in sets]
     speed = [line for lines in read_results(results, kind="speed").values() for line in lines]
     parts += [_speed_table(case, [line for line in speed if line["case"] == case]) for case in CASES]
     return "\n\n".join(part for part in (*parts, _scaling_table(speed)) if part)
 
 
-def _curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    if not curves:
-        return ""
+def _curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, molecule: str, train: int) -> str:
+    """The rows of one training set."""
+    chosen = {
+        name: lines
+        for name, lines in curves.items()
+        if (lines[0]["data"]["molecule"], lines[0]["data"]["train"]) == (molecule, train)
+    }
+    has_hot = any("hot_frames" in lines[-1] for lines in chosen.values())
     header = [
         "row",
         *(f"{time // 60} min" for time in TIMES_S),
         "end",
+        *(["end, RMSE", "hot, MAE", "hot, RMSE"] if has_hot else []),
         "CPU s",
         "wall s",
         "steps",
@@ -38,13 +46,15 @@ def _curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         "commit",
     ]
     rows = []
-    for name, lines in curves.items():
+    for name, lines in chosen.items():
         last = lines[-1]
+        others = ("forces_rmse_meV_per_A", "hot_forces_mae_meV_per_A", "hot_forces_rmse_meV_per_A")
         rows.append(
             [
                 name,
                 *(_error_at(lines, time) for time in TIMES_S),
                 f"{last['forces_mae_meV_per_A']:.2f}",
+                *([f"{last[key]:.2f}" for key in others] if has_hot else []),
                 f"{last['cpu_s']:.0f}",
                 f"{last['wall_s']:.0f}",
                 str(last["steps"]),
@@ -52,7 +62,7 @@ def _curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 last["commit"],
             ]
         )
-    title = "Force MAE, meV/Å, after so many CPU minutes of training (the last weights kept by then)"
+    title = f"{molecule}, {train} labels: force MAE, meV/Å, after so many CPU minutes (the last weights kept by then)"
     return f"### {title}\n\n{_markdown(header, rows)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,10 +43,12 @@ def test_every_row_is_valid_and_names_a_program(harness: Callable[[str], ModuleT
     rows = harness("rows").load_rows()
     programs = {name: harness("programs.registry").program_of(model) for name, model in rows.models.items()}
     assert {type(program).__name__ for program in programs.values()} == {"Ours", "Mace", "Nequip"}
-    # Ours has a recipe for each size of the training set, and one that ends sooner.
-    names = {model.removesuffix("-n50").removesuffix("-short") for model in rows.models}
-    sizes = {(row.model.removesuffix("-n50").removesuffix("-short"), row.data.train) for row in rows.curves.values()}
-    assert {(name, size) for name in names for size in (50, 950)} == sizes
+    # Ours has a recipe for each training set, and one that ends sooner.
+    named = {model: re.sub("-(n50|short|3bpa)$", "", model) for model in rows.models}
+    names = set(named.values())
+    sets = {(named[row.model], row.data.molecule, row.data.train) for row in rows.curves.values()}
+    assert {(name, "aspirin", size) for name in names for size in (50, 950)} <= sets
+    assert {("foundation-xs", "3bpa", 450), ("mace-64", "3bpa", 450)} <= sets
     assert {row.model for row in rows.speed.values()} == names
 
 
@@ -80,6 +83,25 @@ def test_the_clock_stands_still_off_the_clock_and_carries_on(
     assert resumed.wall_s >= clock.wall_s
     assert resumed.steps == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == ["000000003.json", "000000003.pt"]
+
+
+def test_hot_frames_of_3bpa_are_tested_by_themselves(
+    harness: Callable[[str], ModuleType], shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAKEOFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FOUNDATION_DATA", str(shared_data))
+    split = harness("data").written_split("3bpa", num_train=450, num_val=50, num_test=20)
+    labels = harness("data").load_frames(split.labels)
+    assert labels.forces.shape == (164, 27, 3)
+    assert labels.hot.tolist() == [False] * 20 + [True] * 144
+    assert labels.forces[labels.hot].std(axis=(1, 2)).min() > 1.6
+    moved = labels.forces + np.where(labels.hot, 0.2, 0.1)[:, None, None]
+    np.savez(tmp_path / "predictions.npz", energy=labels.energy, forces=moved)
+    found = harness("curve").errors(tmp_path / "predictions.npz", split)
+    assert (found["test_frames"], found["hot_frames"]) == (20, 144)
+    assert found["forces_mae_meV_per_A"] == pytest.approx(100.0)
+    assert found["hot_forces_rmse_meV_per_A"] == pytest.approx(200.0)
+    assert found["hot_energy_mae_meV"] == 0.0
 
 
 def test_operations_are_counted_where_they_are_known(harness: Callable[[str], ModuleType]) -> None:

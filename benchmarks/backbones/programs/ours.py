@@ -48,7 +48,7 @@ class Ours(Program):
             dataset: {
                 "source": {"train": str(split.train), "val": str(split.val)},
                 "format": "extxyz",
-                "level_of_theory": "PBE/def2-SVP",
+                "level_of_theory": split.level_of_theory,
                 "charge": 0,
                 "spin": 1,
                 "properties": {
