@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
+from foundation.data.plain_graph import PlainGraph, padded_width, plain_tensors
 from foundation.derive import DERIVED, Deformation, deformed, undeformed
 from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
@@ -37,25 +38,11 @@ SMALLEST_ERROR = {torch.float32: 1e-5, torch.float64: 1e-12}
 """Differences that are allowed in any case."""
 SHAKE = 0.3
 """How far weights are moved for the comparison: fresh readouts are zero, and zero forces compare equal to anything."""
-WIDTH_STEP = 4
-"""Neighbour tables are padded to multiples of this, so that fewer sizes occur."""
 MOST_RECORDED = 48
 """Sizes of batches whose kernels are recorded on a CUDA device. Recording takes three steps' time and keeps their
 memory; where more sizes occur, as in mixtures of many molecules, it does not pay."""
 RUNS_UNTIL_REPLAY = 3
 """CUDA graphs are warmed up in the first run, recorded in the second and replayed from the third on."""
-
-_PER_GRAPH_AND_ATOM = (
-    "atomic_numbers",
-    "cell",
-    "pbc",
-    "total_charge",
-    "spin_multiplicity",
-    "level_index",
-    "external_field",
-    "graph_index",
-    "num_atoms_per_graph",
-)
 
 logger = logging.getLogger(__name__)
 
@@ -86,16 +73,6 @@ class Forward(Protocol):
     ) -> dict[str, Tensor]:
         """Predict physical values, as `FoundationModel.forward`."""
         ...
-
-
-class _PlainGraph:
-    """The tensors of an `AtomGraph` without the machinery of torch-geometric, which cannot be traced."""
-
-    def __init__(self, tensors: dict[str, Tensor], num_graphs: int, max_neighbors: int) -> None:
-        for name, tensor in tensors.items():
-            setattr(self, name, tensor)
-        self.num_graphs = num_graphs
-        self.max_neighbors = max_neighbors
 
 
 class CompiledModel:
@@ -190,9 +167,15 @@ class CompiledModel:
         Raises:
             InputError: As when it is called.
         """
+        if graph.num_levels > 1 and self.model.backbone.level_sharing < 1:
+            self._refuse(
+                f"a batch of {graph.num_levels} levels of theory with weights each (level_sharing) is taken apart, and "
+                "that cannot be compiled; with mixture.batches: separate there are none"
+            )
+            return None
         key = (frozenset(properties), create_graph)
         if self._records():
-            self._sizes.add((graph.num_graphs, len(graph.positions), _padded(graph.max_neighbors)))
+            self._sizes.add((graph.num_graphs, len(graph.positions), padded_width(graph.max_neighbors)))
             if len(self._sizes) > MOST_RECORDED:
                 logger.info("more than %d sizes of batches: compiling once more, without CUDA graphs", MOST_RECORDED)
                 self.cuda_graphs = False
@@ -229,10 +212,14 @@ class CompiledModel:
                 )
         if problem is None:
             return True
-        if self.fallback == "eager":
-            warnings.warn(f"compile: {problem}; going on without (fallback: eager)", stacklevel=2)
-            return False
-        raise InputError(f"compile: {problem}; allowed: not to compile, or fallback: eager to go on without")
+        self._refuse(problem)
+        return False
+
+    def _refuse(self, problem: str) -> None:
+        """Raise InputError, or warn where the program may go on without."""
+        if self.fallback != "eager":
+            raise InputError(f"compile: {problem}; allowed: not to compile, or fallback: eager to go on without")
+        warnings.warn(f"compile: {problem}; going on without (fallback: eager)", stacklevel=3)
 
 
 def _compilations() -> int:
@@ -254,7 +241,7 @@ def compiled(
     def whole(
         positions: Tensor, strain: Tensor | None, tensors: dict[str, Tensor], num_graphs: int, max_neighbors: int
     ) -> dict[str, Tensor]:
-        graph, moved = _PlainGraph(tensors, num_graphs, max_neighbors), _PlainGraph(tensors, num_graphs, max_neighbors)
+        graph, moved = PlainGraph(tensors, num_graphs, max_neighbors), PlainGraph(tensors, num_graphs, max_neighbors)
         deformation = Deformation(positions, strain)
         moved.positions, moved.cell = deformed(graph, deformation)  # type: ignore[arg-type]
         outputs = model.differentiated(graph, moved, deformation, asked, create_graph=create_graph)  # type: ignore[arg-type]
@@ -283,29 +270,8 @@ def _evaluate(
 ) -> dict[str, Tensor]:
     with torch.set_grad_enabled(bool(asked & DERIVED) or torch.is_grad_enabled()):
         deformation = undeformed(graph, with_strain="stress" in asked)
-        tensors = {name: graph[name] for name in (*_PER_GRAPH_AND_ATOM, *model.backbone.edge_fields)}
-        width = graph.max_neighbors
-        if "slot_senders" in tensors:
-            width = _widen(tensors, width)
+        tensors, width = plain_tensors(graph, model.backbone.edge_fields)
         return dict(function(deformation.positions, deformation.strain, tensors, graph.num_graphs, width))
-
-
-def _padded(width: int) -> int:
-    return -(-width // WIDTH_STEP) * WIDTH_STEP
-
-
-def _widen(tensors: dict[str, Tensor], width: int) -> int:
-    """Add empty slots to the neighbour table, in place, up to the next multiple of `WIDTH_STEP`."""
-    wider = _padded(width)
-    missing = wider - width
-    if missing:
-        atoms = len(tensors["atomic_numbers"])
-        own = torch.arange(atoms, device=tensors["slot_senders"].device)[:, None].expand(-1, missing)
-        tensors["slot_senders"] = torch.cat([tensors["slot_senders"].view(atoms, width), own], dim=1).flatten()
-        pad = nn.functional.pad
-        tensors["slot_shifts"] = pad(tensors["slot_shifts"].view(atoms, width, 3), (0, 0, 0, missing)).flatten(0, 1)
-        tensors["slot_filled"] = pad(tensors["slot_filled"].view(atoms, width), (0, missing)).flatten()
-    return wider
 
 
 @contextmanager

@@ -168,6 +168,7 @@ class FoundationModel(nn.Module):
         moved = copy.copy(batch)
         noise = torch.randn(batch.positions.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         moved.positions = batch.positions + CALIBRATION_DISPLACEMENT * noise.to(batch.positions.device)
+        moved.num_levels = 1  # one set of gains for all: fresh weights are the same for every level of theory
         with calibrated(self.backbone):
             self.backbone(moved)
 

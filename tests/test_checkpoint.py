@@ -296,14 +296,49 @@ def test_elements_and_levels_move_by_meaning_not_by_row(make_model: MakeModel) -
     assert {one.property for one in report.parity} == model.properties
 
 
-def test_every_axis_that_grows_with_elements_or_levels_is_known(make_model: MakeModel) -> None:
+@pytest.mark.parametrize("sharing", [1.0, 0.5])
+def test_every_axis_that_grows_with_elements_or_levels_is_known(make_model: MakeModel, sharing: float) -> None:
     heads = {**ENERGY_AND_CHARGES, "mask": {"kind": "masked_atom"}, "noise": {"kind": "denoising"}}
-    small = make_model(heads, elements=(1, 6), levels=("a",))
-    large = make_model(heads, elements=(1, 6, 7, 8, 9), levels=("a", "b", "c"))
+    small = make_model(heads, elements=(1, 6), levels=("a",), level_sharing=sharing)
+    large = make_model(heads, elements=(1, 6, 7, 8, 9), levels=("a", "b", "c"), level_sharing=sharing)
     for name, tensor in large.state_dict().items():
         grown = [one != other for one, other in zip(small.state_dict()[name].shape, tensor.shape, strict=True)]
         known = [axis not in (None, "atomic_numbers") for axis in axes_of(name, tensor.ndim, large.config)]
         assert grown == known, name
+
+
+WEIGHT = "layers.0.natural_first.weight"
+
+
+def test_weights_of_levels_move_by_level_and_a_new_one_starts_from_their_mean(make_model: MakeModel) -> None:
+    source = make_model(ENERGY, levels=("PBE", "CCSD", "xTB"), level_sharing=0.5, seed=1)
+    model = make_model(ENERGY, levels=("new", "xTB", "PBE"), level_sharing=0.25, seed=2)
+    report = initialise_from(model, source)
+    ours, theirs = model.backbone.get_parameter(WEIGHT), source.backbone.get_parameter(WEIGHT)
+    assert torch.equal(ours[1:], theirs[[2, 0]])
+    torch.testing.assert_close(ours[0], theirs.mean(0))
+    assert {one.property for one in report.parity} == model.properties
+    moved = {one.name: one for one in report.extended}[f"backbone.{WEIGHT}"]
+    assert (moved.new, moved.dropped) == (("new",), ("CCSD",))
+
+
+def test_weights_that_all_levels_share_become_those_of_each(make_model: MakeModel) -> None:
+    source = make_model(ENERGY, levels=("PBE",), seed=1)
+    model = make_model(ENERGY, levels=("PBE", "new"), level_sharing=0.5, seed=2)
+    report = initialise_from(model, source)
+    ours, theirs = model.backbone.get_parameter(WEIGHT), source.backbone.get_parameter(WEIGHT)
+    assert torch.equal(ours, torch.stack([theirs, theirs]))
+    assert {one.property for one in report.parity} == model.properties
+
+
+def test_one_level_of_many_becomes_a_model_of_its_own(make_model: MakeModel) -> None:
+    source = make_model(ENERGY, levels=("PBE", "CCSD"), level_sharing=0.5, seed=1)
+    model = make_model(ENERGY, levels=("CCSD",), seed=2)
+    report = initialise_from(model, source)
+    assert torch.equal(model.backbone.get_parameter(WEIGHT), source.backbone.get_parameter(WEIGHT)[1])
+    assert {one.property for one in report.parity} == model.properties
+    with pytest.raises(InputError, match=r"the source has weights for each of PBE, CCSD; allowed: model\.backbone"):
+        initialise_from(make_model(ENERGY, levels=("PBE", "CCSD"), seed=2), source)
 
 
 def test_electrostatics_is_part_of_parity(make_model: MakeModel) -> None:

@@ -19,12 +19,19 @@ from torch import Tensor, nn
 
 from foundation.backbones.conditioning import Conditioning, ElementTable
 from foundation.backbones.geometry import PaddedGeometry, padded_geometry
+from foundation.backbones.levels import level_by_level
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths, outer
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.gather import take_rows
-from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear, degrees_of_components
+from foundation.nn.linear import (
+    EquivariantLinear,
+    Level,
+    ScaledLinear,
+    UniformLinear,
+    degrees_of_components,
+)
 from foundation.nn.norm import bounded
 from foundation.nn.radial import RadialTrunk, envelope
 from foundation.nn.recompute import recomputed
@@ -49,6 +56,8 @@ class EquivariantConfig(Config):
         radial_hidden: Hidden layers of the radial network.
         radial_groups: Groups of channels with an angular radial function of their own.
         use_charge: Condition on total charge and spin multiplicity.
+        level_sharing: How far a step of one level of theory moves the weights of the others. 1: all levels have the
+            same weights (but for scales of channels); below 1 each has its own; 0: no step moves those of another.
     """
 
     kind: Literal["equivariant"] = "equivariant"
@@ -66,6 +75,7 @@ class EquivariantConfig(Config):
     radial_hidden: int = Field(2, ge=1)
     radial_groups: int = Field(4, ge=1)
     use_charge: bool = True
+    level_sharing: float = Field(1.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _possible(self) -> EquivariantConfig:
@@ -86,18 +96,20 @@ class NeighborSum(nn.Module):
     a group of channels, one on the feature side.
     """
 
-    def __init__(self, config: EquivariantConfig, *, channels: int, in_degree: int, out_channels: int) -> None:
+    def __init__(
+        self, config: EquivariantConfig, *, channels: int, in_degree: int, out_channels: int, apart: int
+    ) -> None:
         super().__init__()
         self.groups = config.radial_groups
         self.channels = channels
         self.in_degree = in_degree
-        self.radial = ScaledLinear(config.radial_width, (in_degree + 1) * channels)
+        self.radial = ScaledLinear(config.radial_width, (in_degree + 1) * channels, num_levels=apart)
         self.couplings = nn.ModuleList(
             Coupling(range(config.edge_degree + 1), [degree], config.product_degree, kind="even")
             for degree in range(in_degree + 1)
         )
         paths = [sum(coupling.num_paths[degree] for coupling in self._couplings()) for degree in self._out_degrees()]
-        self.linear = EquivariantLinear([number * channels for number in paths], out_channels)
+        self.linear = EquivariantLinear([number * channels for number in paths], out_channels, num_levels=apart)
 
     def _couplings(self) -> list[Coupling]:
         return list(self.couplings)  # type: ignore[arg-type]
@@ -111,11 +123,12 @@ class NeighborSum(nn.Module):
         hidden: Float[Tensor, "slots width"],
         angular: Float[Tensor, "groups atoms edge_components neighbors"],
         geometry: PaddedGeometry,
+        level: Level,
     ) -> Float[Tensor, "atoms out_components out_channels"]:
         atoms, width, groups = geometry.num_atoms, geometry.width, self.groups
         per_group = self.channels // groups
         rows = take_rows(features.flatten(1), geometry.senders).view(atoms * width, -1, self.channels)
-        radial = self.radial(hidden).view(atoms * width, self.in_degree + 1, 1, self.channels)
+        radial = self.radial(hidden, level).view(atoms * width, self.in_degree + 1, 1, self.channels)
         sizes = [2 * degree + 1 for degree in range(self.in_degree + 1)]
         blocks = []
         for part, scale, coupling in zip(rows.split(sizes, dim=1), radial.unbind(1), self._couplings(), strict=True):
@@ -127,7 +140,7 @@ class NeighborSum(nn.Module):
             by_group = messages.view(atoms, width, -1, groups, per_group).permute(3, 0, 1, 2, 4).flatten(3)
             sums = (angular @ by_group).view(groups, atoms, -1, per_group)
             blocks.append(coupling(sums.permute(1, 2, 0, 3).flatten(2)))
-        return self.linear(merged_paths(blocks))
+        return self.linear(merged_paths(blocks), level)
 
 
 class Layer(nn.Module):
@@ -136,37 +149,47 @@ class Layer(nn.Module):
     component: Tensor
     spread: Tensor
 
-    def __init__(self, config: EquivariantConfig, *, num_elements: int, num_levels: int, first: bool) -> None:
+    def __init__(
+        self, config: EquivariantConfig, *, num_elements: int, num_levels: int, apart: int, first: bool
+    ) -> None:
         super().__init__()
         wide, thin, degree, top = config.channels, config.pseudo_channels, config.degree, config.product_degree
         self.config = config
         self.degree = degree
         in_degree = 0 if first else degree
-        self.angular = ScaledLinear(config.radial_width, config.radial_groups * (config.edge_degree + 1))
+        self.angular = ScaledLinear(
+            config.radial_width, config.radial_groups * (config.edge_degree + 1), num_levels=apart
+        )
         spread = nn.functional.one_hot(degrees_of_components(config.edge_degree)).T.float()
         self.register_buffer("spread", spread, persistent=False)
         self.register_buffer("component", degrees_of_components(degree), persistent=False)
-        self.natural_sum = NeighborSum(config, channels=wide, in_degree=in_degree, out_channels=wide)
+        self.natural_sum = NeighborSum(config, channels=wide, in_degree=in_degree, out_channels=wide, apart=apart)
         self.pseudo_sum = (
-            NeighborSum(config, channels=thin, in_degree=degree, out_channels=thin) if thin and not first else None
+            NeighborSum(config, channels=thin, in_degree=degree, out_channels=thin, apart=apart)
+            if thin and not first
+            else None
         )
-        self.natural_keep = UniformLinear(in_degree, wide, wide)
-        self.natural_first = UniformLinear(degree, wide, wide)
+        self.natural_keep = UniformLinear(in_degree, wide, wide, num_levels=apart)
+        self.natural_first = UniformLinear(degree, wide, wide, num_levels=apart)
         self.element_scale = nn.Parameter(torch.ones(num_elements, config.correlation, (degree + 1) * wide))
         self.level_scale = nn.Parameter(torch.zeros(num_levels, config.correlation, (degree + 1) * wide))
         if config.correlation >= 2:
             self.square = SymmetricCoupling(top, top)
-            self.square_linear = EquivariantLinear([paths * wide for paths in self.square.num_paths], wide)
+            self.square_linear = EquivariantLinear(
+                [paths * wide for paths in self.square.num_paths], wide, num_levels=apart
+            )
         if config.correlation >= 3:
             self.cube = Coupling(range(top + 1), range(top + 1), degree, kind="even")
-            self.cube_linear = EquivariantLinear([paths * wide for paths in self.cube.num_paths], wide)
+            self.cube_linear = EquivariantLinear(
+                [paths * wide for paths in self.cube.num_paths], wide, num_levels=apart
+            )
         if thin:
-            self.pseudo = PseudoProducts(config, first=first)
+            self.pseudo = PseudoProducts(config, first=first, apart=apart)
 
     def _angular(
-        self, harmonics: Tensor, hidden: Tensor, decay: Tensor, geometry: PaddedGeometry
+        self, harmonics: Tensor, hidden: Tensor, decay: Tensor, geometry: PaddedGeometry, level: Level
     ) -> Float[Tensor, "groups atoms edge_components neighbors"]:
-        radial = (self.angular(hidden) * decay).view(len(hidden), self.config.radial_groups, -1)
+        radial = (self.angular(hidden, level) * decay).view(len(hidden), self.config.radial_groups, -1)
         spread = (radial @ self.spread.to(radial.dtype)) * harmonics[:, None]
         table = spread.view(geometry.num_atoms, geometry.width, self.config.radial_groups, -1)
         return table.permute(2, 0, 3, 1)
@@ -182,22 +205,23 @@ class Layer(nn.Module):
         geometry: PaddedGeometry,
         element_index: Int[Tensor, " atoms"],
         level_index: Int[Tensor, " atoms"],
+        level: Level,
         with_pseudo: bool,
     ) -> tuple[Tensor, Tensor | None]:
         atoms, size = geometry.num_atoms, (self.degree + 1) ** 2
-        angular = self._angular(harmonics, hidden, decay, geometry)
-        sums = bounded(self.natural_sum(natural, hidden, angular, geometry))
+        angular = self._angular(harmonics, hidden, decay, geometry, level)
+        sums = bounded(self.natural_sum(natural, hidden, angular, geometry, level))
         low = sums if sums.shape[1] == size else sums[:, :size]
         scales = take_rows(self.element_scale, element_index) + take_rows(self.level_scale, level_index)
         scales = scales.view(atoms, self.config.correlation, self.degree + 1, -1)
         scales = take_rows(scales, self.component, dim=2)
-        update = self.natural_first(low) * scales[:, 0]
+        update = self.natural_first(low, level) * scales[:, 0]
         if self.config.correlation >= 2:
-            squares = self.square_linear(_flat(self.square(sums)))
+            squares = self.square_linear(_flat(self.square(sums)), level)
             update = update + (squares if squares.shape[1] == size else squares[:, :size]) * scales[:, 1]
             if self.config.correlation >= 3:
-                update = update + self.cube_linear(_flat(self.cube(outer(squares, sums)))) * scales[:, 2]
-        kept = self.natural_keep(natural)
+                update = update + self.cube_linear(_flat(self.cube(outer(squares, sums))), level) * scales[:, 2]
+        kept = self.natural_keep(natural, level)
         if kept.shape[1] < size:
             kept = nn.functional.pad(kept, (0, 0, 0, size - kept.shape[1]))
         update = update + kept
@@ -206,9 +230,9 @@ class Layer(nn.Module):
         pseudo_sums = None
         if self.pseudo_sum is not None:
             assert pseudo is not None
-            pseudo_sums = self.pseudo_sum(pseudo, hidden, angular, geometry)
+            pseudo_sums = self.pseudo_sum(pseudo, hidden, angular, geometry, level)
             pseudo_sums = bounded(pseudo_sums if pseudo_sums.shape[1] == size else pseudo_sums[:, :size])
-        return update, self.pseudo(low, pseudo, pseudo_sums)
+        return update, self.pseudo(low, pseudo, pseudo_sums, level)
 
 
 def _flat(parts: list[Tensor]) -> list[Float[Tensor, "atoms _m _paths_channels"]]:
@@ -219,40 +243,43 @@ def _flat(parts: list[Tensor]) -> list[Float[Tensor, "atoms _m _paths_channels"]
 class PseudoProducts(nn.Module):
     """The thin tower: parity is flipped by products with l1 + l2 + l odd of two different mixtures of natural sums."""
 
-    def __init__(self, config: EquivariantConfig, *, first: bool) -> None:
+    def __init__(self, config: EquivariantConfig, *, first: bool, apart: int) -> None:
         super().__init__()
         wide, thin, degree = config.channels, config.pseudo_channels, config.degree
         degrees = range(degree + 1)
-        self.left = UniformLinear(degree, wide, thin)
-        self.right = UniformLinear(degree, wide, thin)
+        self.left = UniformLinear(degree, wide, thin, num_levels=apart)
+        self.right = UniformLinear(degree, wide, thin, num_levels=apart)
         self.flip = Coupling(degrees, degrees, degree, kind="odd")
         flip_sizes = [paths * thin for paths in self.flip.num_paths]
         self.present = [order for order, size in enumerate(flip_sizes) if size]
-        self.flip_linear = EquivariantLinear([flip_sizes[order] for order in self.present], thin)
+        self.flip_linear = EquivariantLinear([flip_sizes[order] for order in self.present], thin, num_levels=apart)
         self.keep_parity = Coupling(degrees, degrees, degree, kind="even")
-        self.product_linear = EquivariantLinear([paths * thin for paths in self.keep_parity.num_paths], thin)
-        self.keep = None if first else UniformLinear(degree, thin, thin)
-        self.sum_linear = None if first else UniformLinear(degree, thin, thin)
+        self.product_linear = EquivariantLinear(
+            [paths * thin for paths in self.keep_parity.num_paths], thin, num_levels=apart
+        )
+        self.keep = None if first else UniformLinear(degree, thin, thin, num_levels=apart)
+        self.sum_linear = None if first else UniformLinear(degree, thin, thin, num_levels=apart)
 
     def forward(
         self,
         sums: Float[Tensor, "atoms components channels"],
         pseudo: Float[Tensor, "atoms components thin"] | None,
         pseudo_sums: Float[Tensor, "atoms components thin"] | None,
+        level: Level,
     ) -> Float[Tensor, "atoms components thin"]:
-        left, right = self.left(sums), self.right(sums)
+        left, right = self.left(sums, level), self.right(sums, level)
         coupled = self.flip(outer(left, right))
-        seed = self.flip_linear([coupled[order].flatten(2) for order in self.present])
+        seed = self.flip_linear([coupled[order].flatten(2) for order in self.present], level)
         if self.present and self.present[0] == 1:
             seed = nn.functional.pad(seed, (0, 0, 1, 0))
         if pseudo_sums is not None:
             assert self.sum_linear is not None
-            seed = seed + self.sum_linear(pseudo_sums)
-        update = seed + self.product_linear(_flat(self.keep_parity(outer(left, seed))))
+            seed = seed + self.sum_linear(pseudo_sums, level)
+        update = seed + self.product_linear(_flat(self.keep_parity(outer(left, seed))), level)
         if self.keep is None:
             return update
         assert pseudo is not None
-        return update + self.keep(pseudo)
+        return update + self.keep(pseudo, level)
 
 
 class EquivariantBackbone(nn.Module):
@@ -260,6 +287,7 @@ class EquivariantBackbone(nn.Module):
 
     Attributes:
         recomputes: Whether training keeps the results of whole layers only (`foundation.nn.recompute`).
+        level_sharing: Below 1 weights depend on the level of theory: a batch of several is taken apart.
     """
 
     edge_fields = ("slot_senders", "slot_shifts", "slot_filled")
@@ -273,6 +301,7 @@ class EquivariantBackbone(nn.Module):
         self.layout = FeatureLayout(config.degree, config.channels, config.pseudo_channels)
         self.cutoff = config.cutoff
         self.recomputes = False
+        self.level_sharing = config.level_sharing
         self.elements = ElementTable(elements)
         self.conditioning = Conditioning(
             num_elements=self.elements.size,
@@ -281,15 +310,17 @@ class EquivariantBackbone(nn.Module):
             use_charge=config.use_charge,
         )
         self.harmonics = SphericalHarmonics(config.edge_degree)
+        apart = num_levels if config.level_sharing < 1 else 0
         self.trunk = RadialTrunk(
             num_basis=config.num_basis,
             decay=config.basis_decay,
             width=config.radial_width,
             num_hidden=config.radial_hidden,
             cutoff=config.cutoff,
+            num_levels=apart,
         )
         self.layers = nn.ModuleList(
-            Layer(config, num_elements=self.elements.size, num_levels=num_levels, first=index == 0)
+            Layer(config, num_elements=self.elements.size, num_levels=num_levels, apart=apart, first=index == 0)
             for index in range(config.num_layers)
         )
         self.register_buffer("mean_neighbors", torch.tensor(16.0))
@@ -297,10 +328,17 @@ class EquivariantBackbone(nn.Module):
     def forward(self, graph: AtomGraph, *, with_pseudo: bool = True) -> Features:
         """Features of every atom; without the pseudo tower, on which the natural one does not depend, if so asked."""
         with_pseudo = with_pseudo and self.config.pseudo_channels > 0
+        if self.level_sharing < 1 and graph.num_levels > 1:
+            return level_by_level(graph, partial(self._features, with_pseudo=with_pseudo))
+        return self._features(graph, with_pseudo=with_pseudo)
+
+    def _features(self, graph: AtomGraph, *, with_pseudo: bool) -> Features:
+        """Features of a batch that has one level of theory, unless all maps are shared."""
+        level = graph.level_index[:1]
         element_index = self.elements(graph.atomic_numbers)
         scalars = self.conditioning(graph, element_index)
         geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
-        hidden = self.trunk(geometry.distances)
+        hidden = self.trunk(geometry.distances, level)
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
         harmonics = self.harmonics(geometry.unit_vectors)
         level_index = take_rows(graph.level_index, graph.graph_index)
@@ -316,6 +354,7 @@ class EquivariantBackbone(nn.Module):
                 geometry=geometry,
                 element_index=element_index,
                 level_index=level_index,
+                level=level,
                 with_pseudo=with_pseudo,
             )
             natural, pseudo = recomputed(once, when=self.recomputes and self.training)

@@ -11,7 +11,7 @@ from foundation.backbones.visnet import VisnetBackbone, VisnetConfig
 
 Backbone = EquivariantBackbone | VisnetBackbone
 """What every backbone is: it maps `AtomGraph` to `Features` and has `layout`, `cutoff`, `edge_fields`,
-`mean_neighbors` and `recomputes`."""
+`mean_neighbors`, `recomputes` and `level_sharing`."""
 
 BackboneConfig = Annotated[EquivariantConfig | VisnetConfig, Field(discriminator="kind")]
 """All backbones. A new one is a file, a line here and one in `build_backbone`."""

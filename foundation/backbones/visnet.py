@@ -123,6 +123,8 @@ class VisnetBackbone(nn.Module):
 
     edge_fields = ("senders", "receivers", "edge_shifts")
     """What it reads of a graph's edges."""
+    level_sharing = 1.0
+    """All weights are shared by all levels of theory."""
 
     mean_neighbors: Float[Tensor, ""]
 

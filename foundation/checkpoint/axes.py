@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from foundation.backbones.equivariant import EquivariantConfig
 from foundation.heads.masked_atom import MaskedAtomConfig
 from foundation.model import ModelConfig
 
@@ -27,6 +28,8 @@ _AXES: dict[str, Axes] = {
     "backbone.layers.*.level_scale": ("levels", None, None),
     "scaling.references_*": ("levels", "atomic_numbers"),
 }
+_OF_LEVELS = ("backbone.trunk.layers.*.weight", "backbone.layers.*.weight", "backbone.layers.*.weights.*")
+"""Linear maps: their first axis are levels of theory where these do not share all weights."""
 _MASKED_ATOM_AXES: dict[str, Axes] = {
     "readout.outer.weight": (None, "elements"),
     "readout.outer.bias": ("elements",),
@@ -40,11 +43,23 @@ def axes_of(name: str, num_axes: int, config: ModelConfig) -> Axes:
         _, head, rest = name.split(".", 2)
         known = _MASKED_ATOM_AXES if isinstance(config.heads.get(head), MaskedAtomConfig) else {}
         return known.get(rest, (None,) * num_axes)
+    if apart(config) and of_levels(name):
+        return ("levels", *(None,) * (num_axes - 1))
     for pattern, axes in _AXES.items():
         if fnmatchcase(name, pattern):
             assert len(axes) == num_axes, f"tensor '{name}' has {num_axes} axes, its entry in the table {len(axes)}"
             return axes
     return (None,) * num_axes
+
+
+def of_levels(name: str) -> bool:
+    """Whether a tensor holds weights that levels of theory may have each."""
+    return any(fnmatchcase(name, pattern) for pattern in _OF_LEVELS)
+
+
+def apart(config: ModelConfig) -> bool:
+    """Whether levels of theory have weights each."""
+    return isinstance(config.backbone, EquivariantConfig) and config.backbone.level_sharing < 1
 
 
 def rows_of(axis: Axis, config: ModelConfig) -> dict[Hashable, int]:

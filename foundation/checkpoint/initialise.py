@@ -16,7 +16,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from foundation.checkpoint.axes import axes_of, rows_of, scaled_property
+from foundation.checkpoint.axes import apart, axes_of, of_levels, rows_of, scaled_property
 from foundation.checkpoint.probe import ParityCheck, check_parity
 from foundation.config import nearest
 from foundation.elements import element_names
@@ -206,15 +206,14 @@ def _carry_over(
     name: str, ours: Tensor, theirs: Tensor, config: ModelConfig, source: ModelConfig
 ) -> tuple[Tensor, Extension | None]:
     """The source's tensor in the new model's shape; rows that only the new model knows are left as they are."""
+    if of_levels(name) and (apart(config) or apart(source)):
+        return _weights_of_levels(name, ours, theirs, config, source)
     axes = axes_of(name, ours.ndim, config)
     shapes_fit = ours.ndim == theirs.ndim and all(
         axis is not None or mine == other for axis, mine, other in zip(axes, ours.shape, theirs.shape, strict=True)
     )
     if not shapes_fit or axes != axes_of(name, theirs.ndim, source):
-        raise InputError(
-            f"init: tensor '{name}': the source's shape {tuple(theirs.shape)} does not fit {tuple(ours.shape)}; build "
-            "the model as the source was, or name the tensor under `reset`"
-        )
+        raise _misfit(name, ours, theirs)
     new: list[str] = []
     dropped: list[str] = []
     result, carried = ours.clone(), theirs.to(ours.device, ours.dtype)
@@ -235,6 +234,40 @@ def _carry_over(
     # A reference energy that the source never had (NaN) does not overwrite one that the new data gave.
     result[where] = torch.where(carried.isnan(), result[where], carried)
     return result, Extension(name, tuple(new), tuple(dropped)) if new or dropped else None
+
+
+def _weights_of_levels(
+    name: str, ours: Tensor, theirs: Tensor, config: ModelConfig, source: ModelConfig
+) -> tuple[Tensor, Extension | None]:
+    """The weights of a linear map where, in one of the models at least, every level of theory has its own.
+
+    A level that the source does not know starts from the mean of those that it knows: the nearest to what they share.
+    """
+    new, dropped = (), ()
+    carried = theirs.to(ours.device, ours.dtype)
+    if not apart(source):
+        carried = carried.expand(len(config.levels), *carried.shape)
+    else:
+        rows = {level: carried[row] for level, row in rows_of("levels", source).items()}
+        new = tuple(level for level in config.levels if level not in rows)
+        dropped = tuple(level for level in source.levels if level not in config.levels)
+        found = [rows.get(level, carried.mean(0)) for level in config.levels]
+        if not apart(config) and len(found) > 1:
+            raise InputError(
+                f"init: tensor '{name}': the source has weights for each of {', '.join(source.levels)}; allowed: "
+                "model.backbone.level_sharing below 1, or data of one level of theory"
+            )
+        carried = torch.stack(found) if apart(config) else found[0]
+    if carried.shape != ours.shape:
+        raise _misfit(name, ours, theirs)
+    return carried.clone(), Extension(name, new, dropped) if new or dropped else None
+
+
+def _misfit(name: str, ours: Tensor, theirs: Tensor) -> InputError:
+    return InputError(
+        f"init: tensor '{name}': the source's shape {tuple(theirs.shape)} does not fit {tuple(ours.shape)}; build "
+        "the model as the source was, or name the tensor under `reset`"
+    )
 
 
 def _label(row: Hashable) -> str:

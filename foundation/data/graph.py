@@ -80,6 +80,7 @@ class AtomGraph(Data):
         graph_index: `[atoms]`: the graph of each atom.
         num_atoms_per_graph: `[graphs]`.
         num_graphs: Python int.
+        num_levels: Python int: how many levels of theory are in the batch.
         max_neighbors: Python int: the largest number of edges that one atom receives, at least 1. This and the next
             three are there once a graph was batched (`collate`): the edges as a table with a row of `max_neighbors`
             slots for each receiver.
@@ -169,7 +170,7 @@ def build_graph(
         graph.targets[name], graph.masks[name] = _check_target(name, value, len(position_array), where)
     graph.graph_index = torch.zeros(len(position_array), dtype=torch.int64)
     graph.num_atoms_per_graph = torch.tensor([len(position_array)])
-    graph.num_graphs = 1
+    graph.num_graphs = graph.num_levels = 1
     return graph
 
 
@@ -236,6 +237,7 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
         joint[name] = torch.cat(parts)
     joint["num_atoms_per_graph"] = counts
     joint["num_graphs"] = len(counts)
+    joint["num_levels"] = len(set(joint["level_index"].tolist()))
     joint["graph_index"] = torch.repeat_interleave(torch.arange(len(counts)), counts)
     joint["targets"], joint["masks"] = {}, {}
     labelled = {name for field in fields for name in field["targets"]}
@@ -244,6 +246,35 @@ def collate(graphs: Sequence[AtomGraph]) -> AtomGraph:
             joint["targets"][name], joint["masks"][name] = _collate_target(name, fields)
     fill_slots(batch)
     return batch
+
+
+def some_graphs(graph: AtomGraph, chosen: Bool[Tensor, " graphs"]) -> AtomGraph:
+    """Some graphs of a batch as a batch, in the same order, without labels; differentiable in positions and cell.
+
+    Args:
+        graph: The batch, with its slots.
+        chosen: Which of its graphs; at least one.
+    """
+    fields, part = graph.fields, AtomGraph()
+    atoms, edges = chosen[fields["graph_index"]], chosen[fields["graph_index"][fields["receivers"]]]
+    masks = {"graph": chosen, "atom": atoms, "edge": edges}
+    new_number = torch.cumsum(atoms, 0) - 1
+    found = part.fields
+    for name, row in FIELDS.items():
+        found[name] = fields[name][masks[row.level]]
+        if name in _ATOM_INDEX_FIELDS:
+            found[name] = new_number[found[name]]
+    counts = fields["num_atoms_per_graph"][chosen]
+    found["num_atoms_per_graph"], found["num_graphs"] = counts, len(counts)
+    found["num_levels"] = len(set(found["level_index"].tolist()))
+    found["graph_index"] = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    found["targets"], found["masks"] = {}, {}
+    width = found["max_neighbors"] = fields["max_neighbors"]
+    slots = atoms.repeat_interleave(width)
+    found["slot_senders"] = new_number[fields["slot_senders"][slots]]
+    for name in ("slot_shifts", "slot_filled"):
+        found[name] = fields[name][slots]
+    return part
 
 
 def _field_of(fields: Mapping[str, Any], name: str) -> Tensor:

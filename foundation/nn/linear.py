@@ -1,5 +1,8 @@
 """Linear maps with unit-variance weights scaled in the forward pass, so that one learning rate suits every width.
 
+The backbone's may have weights for each level of theory, all the same at the start; the level of a batch is an argument
+then. How much of what one level learns goes into the others' is the optimizer's matter (`foundation.training.sharing`).
+
 Source of the parametrisation: Geiger and Smidt, e3nn (arXiv 2207.09453), section on normalisation.
 """
 
@@ -19,17 +22,44 @@ MAXIMUM_GAIN = 100.0
 calibration lack must not be blown up."""
 
 
-class ScaledLinear(nn.Module):
-    """y = x W / sqrt(fan_in) (+ b), W ~ N(0, 1)."""
+Level = Int[Tensor, " one"]
+"""Number of the one level of theory that a batch has."""
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+
+def _drawn(shape: tuple[int, ...], num_levels: int) -> nn.Parameter:
+    """Weights from N(0, 1), the same for each of `num_levels` levels of theory along a first axis, if there are any."""
+    weight = torch.randn(shape)
+    return nn.Parameter(weight.repeat(num_levels, *[1] * len(shape)) if num_levels else weight)
+
+
+def _of_level(weight: Tensor, num_levels: int, level: Level | None) -> Tensor:
+    if not num_levels:
+        return weight
+    assert level is not None, "weights for each level of theory, and no level"
+    return take_rows(weight, level)[0]
+
+
+class ScaledLinear(nn.Module):
+    """y = x W / sqrt(fan_in) (+ b), W ~ N(0, 1).
+
+    Args:
+        in_features: Of the input.
+        out_features: Of the result.
+        bias: Whether there is one.
+        num_levels: Levels of theory that have weights each; 0: one for all.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False, num_levels: int = 0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(in_features, out_features))
+        self.num_levels = num_levels
+        self.weight = _drawn((in_features, out_features), num_levels)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self.scale = in_features**-0.5
 
-    def forward(self, inputs: Float[Tensor, "*rows in_features"]) -> Float[Tensor, "*rows out_features"]:
-        outputs = inputs @ (self.weight * self.scale)
+    def forward(
+        self, inputs: Float[Tensor, "*rows in_features"], level: Level | None = None
+    ) -> Float[Tensor, "*rows out_features"]:
+        outputs = inputs @ (_of_level(self.weight, self.num_levels, level) * self.scale)
         return outputs if self.bias is None else outputs + self.bias
 
 
@@ -39,6 +69,7 @@ class EquivariantLinear(nn.Module):
     Args:
         in_channels: Channels that each degree brings (paths * channels).
         out_channels: Channels of every degree of the result.
+        num_levels: As for `ScaledLinear`.
 
     Attributes:
         gain: `[degrees]`, a constant set once by `calibrated` so that outputs start with unit variance.
@@ -46,25 +77,29 @@ class EquivariantLinear(nn.Module):
 
     gain: Tensor
 
-    def __init__(self, in_channels: list[int], out_channels: int) -> None:
+    def __init__(self, in_channels: list[int], out_channels: int, *, num_levels: int = 0) -> None:
         super().__init__()
         self.out_channels = out_channels
         self.calibrating = False
-        self.weights = nn.ParameterList(nn.Parameter(torch.randn(size, out_channels)) for size in in_channels)
+        self.num_levels = num_levels
+        self.weights = nn.ParameterList(_drawn((size, out_channels), num_levels) for size in in_channels)
         self.register_buffer("gain", torch.tensor([size**-0.5 for size in in_channels]))
 
-    def forward(self, inputs: list[Float[Tensor, "atoms _ _"]]) -> Float[Tensor, "atoms components out"]:
+    def forward(
+        self, inputs: list[Float[Tensor, "atoms _ _"]], level: Level | None = None
+    ) -> Float[Tensor, "atoms components out"]:
         """One tensor a degree in, `[atoms, 2l+1, in_channels[l]]`; all degrees together out."""
+        weights = [_of_level(weight, self.num_levels, level) for weight in self.weights]
         if self.calibrating:
-            self._calibrate(inputs)
+            self._calibrate(inputs, weights)
         gains = self.gain.unbind()
         return torch.cat(
-            [part @ (weight * gain) for part, weight, gain in zip(inputs, self.weights, gains, strict=True)], dim=1
+            [part @ (weight * gain) for part, weight, gain in zip(inputs, weights, gains, strict=True)], dim=1
         )
 
     @torch.no_grad()
-    def _calibrate(self, inputs: list[Tensor]) -> None:
-        for degree, (part, weight) in enumerate(zip(inputs, self.weights, strict=True)):
+    def _calibrate(self, inputs: list[Tensor], weights: list[Tensor]) -> None:
+        for degree, (part, weight) in enumerate(zip(inputs, weights, strict=True)):
             self.gain[degree] = _gain(part, weight)
 
 
@@ -75,6 +110,7 @@ class UniformLinear(nn.Module):
         degree: Largest degree of the features.
         in_channels: Channels of every degree.
         out_channels: Channels of every degree of the result.
+        num_levels: As for `ScaledLinear`.
 
     Attributes:
         gain: `[degrees]`, a constant set once by `calibrated` so that outputs start with unit variance.
@@ -83,24 +119,28 @@ class UniformLinear(nn.Module):
     gain: Tensor
     degree_of_component: Tensor
 
-    def __init__(self, degree: int, in_channels: int, out_channels: int) -> None:
+    def __init__(self, degree: int, in_channels: int, out_channels: int, *, num_levels: int = 0) -> None:
         super().__init__()
         self.calibrating = False
-        self.weight = nn.Parameter(torch.randn(degree + 1, in_channels, out_channels))
+        self.num_levels = num_levels
+        self.weight = _drawn((degree + 1, in_channels, out_channels), num_levels)
         self.register_buffer("gain", torch.full((degree + 1,), in_channels**-0.5))
         self.register_buffer("degree_of_component", degrees_of_components(degree), persistent=False)
 
-    def forward(self, inputs: Float[Tensor, "atoms components _"]) -> Float[Tensor, "atoms components out"]:
+    def forward(
+        self, inputs: Float[Tensor, "atoms components _"], level: Level | None = None
+    ) -> Float[Tensor, "atoms components out"]:
         """Mix; components stay."""
+        weight = _of_level(self.weight, self.num_levels, level)
         if self.calibrating:
-            self._calibrate(inputs)
-        weights = take_rows(self.weight * self.gain[:, None, None], self.degree_of_component)
+            self._calibrate(inputs, weight)
+        weights = take_rows(weight * self.gain[:, None, None], self.degree_of_component)
         return torch.bmm(inputs.transpose(0, 1), weights).transpose(0, 1)
 
     @torch.no_grad()
-    def _calibrate(self, inputs: Tensor) -> None:
+    def _calibrate(self, inputs: Tensor, weight: Tensor) -> None:
         for degree, part in enumerate(split_degrees(inputs)):
-            self.gain[degree] = _gain(part, self.weight[degree])
+            self.gain[degree] = _gain(part, weight[degree])
 
 
 def _gain(inputs: Tensor, weight: Tensor) -> float:

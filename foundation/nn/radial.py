@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foundation.nn.linear import ScaledLinear
+from foundation.nn.linear import Level, ScaledLinear
 
 
 class BesselBasis(nn.Module):
@@ -45,16 +45,18 @@ def envelope(distances: Float[Tensor, " rows"], cutoff: float) -> Float[Tensor, 
 class RadialTrunk(nn.Module):
     """Bessel functions through a small MLP: `[rows] -> [rows, width]`. The envelope is applied later, by the caller."""
 
-    def __init__(self, *, num_basis: int, decay: float, width: int, num_hidden: int, cutoff: float) -> None:
+    def __init__(
+        self, *, num_basis: int, decay: float, width: int, num_hidden: int, cutoff: float, num_levels: int = 0
+    ) -> None:
         super().__init__()
         self.basis = BesselBasis(num_basis, cutoff, decay=decay)
         sizes = [num_basis] + [width] * num_hidden
-        self.layers = nn.ModuleList(ScaledLinear(a, b) for a, b in itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(ScaledLinear(a, b, num_levels=num_levels) for a, b in itertools.pairwise(sizes))
 
-    def forward(self, distances: Float[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
+    def forward(self, distances: Float[Tensor, " rows"], level: Level | None = None) -> Float[Tensor, "rows width"]:
         hidden = self.basis(distances)
         for layer in self.layers:
-            hidden = nn.functional.silu(layer(hidden)) * SILU_SECOND_MOMENT
+            hidden = nn.functional.silu(layer(hidden, level)) * SILU_SECOND_MOMENT
         return hidden
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -57,6 +58,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
     @abstractmethod
     def _move_matrices(self, group: dict[str, Any], moving: list[nn.Parameter]) -> None:
         """Move matrices, all of which have gradients."""
+
+
+def where_moved(gradient: Float[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch 1 1"]:
+    """1 for each matrix of a batch that has a gradient, 0 for one that had no part in a step and has to keep still."""
+    return (gradient != 0).any(-1, keepdim=True).any(-2, keepdim=True).to(gradient.dtype)
 
 
 def adamw_step(states: MutableMapping[Any, Any], group: Mapping[str, Any], moving: Sequence[Tensor]) -> None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foundation.training.matrix_optimizer import MatrixOptimizer
+from foundation.training.matrix_optimizer import MatrixOptimizer, where_moved
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic with the steepest slope at zero; singular values end between 0.7 and 1.2 (Jordan et al.)."""
@@ -80,5 +80,7 @@ class MuonAdamW(MatrixOptimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         assert parameter.grad is not None
-        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(buffer, momentum)
+        # The matrices of a level of theory that is not in the batch, and their momentum, keep still.
+        moved = where_moved(parameter.grad)
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, (1 - momentum) * moved)
+        return parameter.grad.lerp(buffer, momentum) * moved

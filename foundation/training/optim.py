@@ -9,8 +9,10 @@ from pydantic import Field
 from torch import nn
 
 from foundation.config import Config
+from foundation.model import FoundationModel
 from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear
 from foundation.training.muon import MuonAdamW
+from foundation.training.sharing import share_steps
 from foundation.training.soap import SoapAdamW
 
 
@@ -96,8 +98,14 @@ def split_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[st
     return matrices, others
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: FoundationModel, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Make the optimizer of all parameters of `model` that require a gradient."""
+    optimizer = _of_kind(model, config)
+    share_steps(optimizer, model, sharing=model.backbone.level_sharing)
+    return optimizer
+
+
+def _of_kind(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     matrices, others = split_parameters(model)
     match config:
         case AdamWConfig():

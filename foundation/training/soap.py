@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foundation.training.matrix_optimizer import MatrixOptimizer
+from foundation.training.matrix_optimizer import MatrixOptimizer, where_moved
 
 __all__ = ["SoapAdamW"]
 
@@ -75,7 +75,8 @@ class SoapAdamW(MatrixOptimizer):
         corrections = 1 - beta1 ** state["step"], (1 - beta2 ** state["step"]) ** 0.5
         update = _turn(state["mean"], state) / (state["square"].sqrt() / corrections[1] + group["eps"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(_turn_back(update, state).view_as(parameter), alpha=-group["lr"] / corrections[0])
+        update = _turn_back(update, state) * where_moved(gradient)
+        parameter.add_(update.view_as(parameter), alpha=-group["lr"] / corrections[0])
         for side, name in ((-2, "left"), (-1, "right")):
             if f"{name}_basis" not in state:
                 continue

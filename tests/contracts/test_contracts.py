@@ -30,6 +30,7 @@ BACKBONES: dict[str, BackboneConfig] = {
     "one layer, no charge": EquivariantConfig(
         cutoff=4.0, channels=8, pseudo_channels=4, num_layers=1, use_charge=False
     ),
+    "levels apart": EquivariantConfig(cutoff=4.0, channels=8, pseudo_channels=4, level_sharing=0.5),
     "visnet": VisnetConfig(cutoff=4.0, channels=16, num_heads=4, num_layers=2, num_basis=8),
     "visnet, vertex, vectors only, no charge": VisnetConfig(
         cutoff=4.0, channels=8, num_heads=2, num_layers=3, num_basis=8, degree=1, vertex=True, use_charge=False
