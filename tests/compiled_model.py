@@ -6,6 +6,7 @@ Takes the device, and prints one line a comparison: what was compared and the la
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -37,13 +38,13 @@ SMALL = {
 """Compiles in seconds, and has messages and their couplings."""
 
 
-def make_model(backbone: dict[str, int]) -> FoundationModel:
+def make_model(backbone: Mapping[str, float], *, levels: Sequence[str] = ("PBE",)) -> FoundationModel:
     """A model with random weights."""
     config = {
         "backbone": {"kind": "equivariant", "cutoff": CUTOFF, **backbone},
         "heads": {"energy": {"kind": "energy", "hidden": 4}},
         "elements": [1, 6, 8, 14],
-        "levels": ["PBE"],
+        "levels": list(levels),
     }
     torch.manual_seed(0)
     model = FoundationModel(validate(ModelConfig, config, where="test"))
@@ -54,8 +55,8 @@ def make_model(backbone: dict[str, int]) -> FoundationModel:
     return model
 
 
-def batch(*structures: Atoms) -> AtomGraph:
-    """A batch of ASE structures."""
+def batch(*structures: Atoms, level: int = 0) -> AtomGraph:
+    """A batch of ASE structures of one level of theory."""
     graphs = [
         build_graph(
             positions=atoms.positions,
@@ -64,6 +65,7 @@ def batch(*structures: Atoms) -> AtomGraph:
             spin_multiplicity=1,
             cell=atoms.cell.array if atoms.pbc.any() else None,
             pbc=atoms.pbc,
+            level_index=level,
         )
         for atoms in structures
     ]
@@ -97,6 +99,20 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def compare_levels(device: str) -> None:
+    """Weights for each level of theory: one compiled function serves them all."""
+    model = make_model({**SMALL, "level_sharing": 0.5}, levels=("PBE", "CCSD")).to(device)
+    compiled, asked = CompiledModel(model), ("energy", "forces")
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for level in range(2):
+        graph = batch(shaken(molecule("H2O"), 1), shaken(molecule("CH4"), 2), level=level).to(device)
+        found = compiled(graph, properties=asked, create_graph=True)
+        expected = model(graph, properties=asked, create_graph=True)
+        say(f"level {level} outputs {largest([found[name] for name in asked], [expected[name] for name in asked]):.3e}")
+        say(f"level {level} gradients {largest(gradients(model, found), gradients(model, expected)):.3e}")
+    say(f"levels compiled {torch._dynamo.utils.counters['stats']['unique_graphs'] - before}")
+
+
 def main(device: str = "cpu") -> None:
     """Compare training steps of several sizes, the calculator in double precision, then forces of the XS model.
 
@@ -125,6 +141,7 @@ def main(device: str = "cpu") -> None:
     twice = [gradients(model, compiled(sizes[2], properties=asked, create_graph=True)) for _ in range(2)]
     say(f"repeated gradients {largest(twice[0], twice[1]):.3e}")
     say(f"compiled {torch._dynamo.utils.counters['stats']['unique_graphs']}")
+    compare_levels(device)
     energies, forces = [], []
     for compile_it in (True, False):
         water.calc = FoundationCalculator(model, charge=0, spin=1, dtype="float64", device=device, compile=compile_it)

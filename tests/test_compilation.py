@@ -44,10 +44,11 @@ def test_compiled_steps_of_any_size_equal_eager_ones_and_compile_at_most_three_t
     assert done.returncode == 0, done.stderr
     figures = {tuple(line.split()[:-1]): float(line.split()[-1]) for line in done.stdout.splitlines()}
     assert figures.pop(("compiled",)) <= 3, done.stdout
+    assert figures.pop(("levels", "compiled")) == 1, done.stdout
     assert figures.pop(("repeated", "gradients")) == 0.0, done.stdout
     for what, error in figures.items():
         assert error < (1e-10 if what[0] == "calculator" else 1e-4), (what, error)
-    assert len(figures) == 15
+    assert len(figures) == 19
 
 
 def wrong(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[..., object]:

@@ -100,12 +100,13 @@ def split_parameters(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[st
 
 def build_optimizer(model: FoundationModel, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Make the optimizer of all parameters of `model` that require a gradient."""
-    optimizer = _of_kind(model, config)
+    optimizer = uncoupled_optimizer(model, config)
     share_steps(optimizer, model, sharing=model.backbone.level_sharing)
     return optimizer
 
 
-def _of_kind(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def uncoupled_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The same for any module; weights of each level of theory move by themselves."""
     matrices, others = split_parameters(model)
     match config:
         case AdamWConfig():

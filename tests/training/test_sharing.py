@@ -12,7 +12,14 @@ from foundation.backbones import EquivariantConfig
 from foundation.heads import default_head
 from foundation.model import FoundationModel, ModelConfig
 from foundation.nn.linear import EquivariantLinear, ScaledLinear, UniformLinear
-from foundation.training.optim import AdamWConfig, MuonConfig, OptimizerConfig, SoapConfig, build_optimizer
+from foundation.training.optim import (
+    AdamWConfig,
+    MuonConfig,
+    OptimizerConfig,
+    SoapConfig,
+    build_optimizer,
+    uncoupled_optimizer,
+)
 from foundation.training.sharing import share_steps
 
 ORDER = (0, 1, 1, 0, 2, 0, 1, 2, 0)
@@ -37,10 +44,8 @@ def linear() -> ScaledLinear:
 
 
 def optimizer_of(model: nn.Module, kind: str) -> torch.optim.Optimizer:
-    from foundation.training.optim import _of_kind
-
     configs: dict[str, OptimizerConfig] = {"muon": MuonConfig(), "adamw": AdamWConfig(), "soap": SoapConfig()}
-    return _of_kind(model, configs[kind])
+    return uncoupled_optimizer(model, configs[kind])
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw", "soap"])
