@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from foundation.backbones import BackboneConfig, build_backbone
+from foundation.by_level import level_by_level
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.derive import (
@@ -195,6 +197,8 @@ class FoundationModel(nn.Module):
             unknown = ", ".join(sorted(asked - self.properties))
             raise InputError(f"the model does not predict {unknown}; it predicts {', '.join(sorted(self.properties))}")
         self._check_graph(graph)
+        if graph.num_levels > 1 and self.backbone.level_sharing < 1:
+            return level_by_level(graph, partial(self, properties=asked, create_graph=create_graph))
         if not asked & DERIVED:
             return self._direct(graph, asked)[0]
         with torch.enable_grad():

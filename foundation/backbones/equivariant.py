@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from foundation.backbones.conditioning import Conditioning, ElementTable
 from foundation.backbones.geometry import PaddedGeometry, padded_geometry
-from foundation.backbones.levels import level_by_level
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths, outer
@@ -56,8 +55,8 @@ class EquivariantConfig(Config):
         radial_hidden: Hidden layers of the radial network.
         radial_groups: Groups of channels with an angular radial function of their own.
         use_charge: Condition on total charge and spin multiplicity.
-        level_sharing: How far a step of one level of theory moves the weights of the others. 1: all levels have the
-            same weights (but for scales of channels); below 1 each has its own; 0: no step moves those of another.
+        level_sharing: How far a step of one level of theory moves the weights of the others, those of heads too. 1: all
+            have the same weights (but for scales of channels); below 1 each has its own; 0: no step moves another's.
     """
 
     kind: Literal["equivariant"] = "equivariant"
@@ -287,7 +286,7 @@ class EquivariantBackbone(nn.Module):
 
     Attributes:
         recomputes: Whether training keeps the results of whole layers only (`foundation.nn.recompute`).
-        level_sharing: Below 1 weights depend on the level of theory: a batch of several is taken apart.
+        level_sharing: Below 1 weights depend on the level of theory, and a batch may only have one.
     """
 
     edge_fields = ("slot_senders", "slot_shifts", "slot_filled")
@@ -298,7 +297,8 @@ class EquivariantBackbone(nn.Module):
     def __init__(self, config: EquivariantConfig, *, elements: tuple[int, ...], num_levels: int) -> None:
         super().__init__()
         self.config = config
-        self.layout = FeatureLayout(config.degree, config.channels, config.pseudo_channels)
+        apart = num_levels if config.level_sharing < 1 else 0
+        self.layout = FeatureLayout(config.degree, config.channels, config.pseudo_channels, apart)
         self.cutoff = config.cutoff
         self.recomputes = False
         self.level_sharing = config.level_sharing
@@ -310,7 +310,6 @@ class EquivariantBackbone(nn.Module):
             use_charge=config.use_charge,
         )
         self.harmonics = SphericalHarmonics(config.edge_degree)
-        apart = num_levels if config.level_sharing < 1 else 0
         self.trunk = RadialTrunk(
             num_basis=config.num_basis,
             decay=config.basis_decay,
@@ -328,12 +327,7 @@ class EquivariantBackbone(nn.Module):
     def forward(self, graph: AtomGraph, *, with_pseudo: bool = True) -> Features:
         """Features of every atom; without the pseudo tower, on which the natural one does not depend, if so asked."""
         with_pseudo = with_pseudo and self.config.pseudo_channels > 0
-        if self.level_sharing < 1 and graph.num_levels > 1:
-            return level_by_level(graph, partial(self._features, with_pseudo=with_pseudo))
-        return self._features(graph, with_pseudo=with_pseudo)
-
-    def _features(self, graph: AtomGraph, *, with_pseudo: bool) -> Features:
-        """Features of a batch that has one level of theory, unless all maps are shared."""
+        assert graph.num_levels == 1 or self.level_sharing == 1, "the model takes batches of several levels apart"
         level = graph.level_index[:1]
         element_index = self.elements(graph.atomic_numbers)
         scalars = self.conditioning(graph, element_index)
@@ -360,4 +354,4 @@ class EquivariantBackbone(nn.Module):
             natural, pseudo = recomputed(once, when=self.recomputes and self.training)
         if pseudo is None:
             pseudo = natural.new_zeros(natural.shape[0], natural.shape[1], 0)
-        return Features(natural, pseudo, self.layout)
+        return Features(natural, pseudo, self.layout, level if self.level_sharing < 1 else None)

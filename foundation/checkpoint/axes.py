@@ -28,7 +28,12 @@ _AXES: dict[str, Axes] = {
     "backbone.layers.*.level_scale": ("levels", None, None),
     "scaling.references_*": ("levels", "atomic_numbers"),
 }
-_OF_LEVELS = ("backbone.trunk.layers.*.weight", "backbone.layers.*.weight", "backbone.layers.*.weights.*")
+_OF_LEVELS = (
+    "backbone.trunk.layers.*.weight",
+    "backbone.layers.*.weight",
+    "backbone.layers.*.weights.*",
+    *(f"{part}.*.{what}" for part in ("heads", "feedback") for what in ("weight", "bias")),
+)
 """Linear maps: their first axis are levels of theory where these do not share all weights."""
 _MASKED_ATOM_AXES: dict[str, Axes] = {
     "readout.outer.weight": (None, "elements"),
@@ -39,12 +44,16 @@ _MASKED_ATOM_AXES: dict[str, Axes] = {
 
 def axes_of(name: str, num_axes: int, config: ModelConfig) -> Axes:
     """What each axis of tensor `name` stands for; None for an ordinary one."""
+    if apart(config) and of_levels(name):
+        return ("levels", *_other_axes(name, num_axes - 1, config))
+    return _other_axes(name, num_axes, config)
+
+
+def _other_axes(name: str, num_axes: int, config: ModelConfig) -> Axes:
     if name.startswith("heads."):
         _, head, rest = name.split(".", 2)
         known = _MASKED_ATOM_AXES if isinstance(config.heads.get(head), MaskedAtomConfig) else {}
         return known.get(rest, (None,) * num_axes)
-    if apart(config) and of_levels(name):
-        return ("levels", *(None,) * (num_axes - 1))
     for pattern, axes in _AXES.items():
         if fnmatchcase(name, pattern):
             assert len(axes) == num_axes, f"tensor '{name}' has {num_axes} axes, its entry in the table {len(axes)}"

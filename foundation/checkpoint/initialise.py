@@ -206,16 +206,23 @@ def _carry_over(
     name: str, ours: Tensor, theirs: Tensor, config: ModelConfig, source: ModelConfig
 ) -> tuple[Tensor, Extension | None]:
     """The source's tensor in the new model's shape; rows that only the new model knows are left as they are."""
+    axes, source_axes = axes_of(name, ours.ndim, config), axes_of(name, theirs.ndim, source)
+    new: list[str] = []
+    dropped: list[str] = []
     if of_levels(name) and (apart(config) or apart(source)):
-        return _weights_of_levels(name, ours, theirs, config, source)
-    axes = axes_of(name, ours.ndim, config)
+        theirs = _for_levels(name, theirs, config, source)
+        axes = source_axes = (None, *axes[1:]) if apart(config) else axes
+        if apart(source):
+            new += [level for level in config.levels if level not in source.levels]
+            dropped += [level for level in source.levels if level not in config.levels]
     shapes_fit = ours.ndim == theirs.ndim and all(
         axis is not None or mine == other for axis, mine, other in zip(axes, ours.shape, theirs.shape, strict=True)
     )
-    if not shapes_fit or axes != axes_of(name, theirs.ndim, source):
-        raise _misfit(name, ours, theirs)
-    new: list[str] = []
-    dropped: list[str] = []
+    if not shapes_fit or axes != source_axes:
+        raise InputError(
+            f"init: tensor '{name}': the source's shape {tuple(theirs.shape)} does not fit {tuple(ours.shape)}; build "
+            "the model as the source was, or name the tensor under `reset`"
+        )
     result, carried = ours.clone(), theirs.to(ours.device, ours.dtype)
     targets: list[Tensor] = []
     for dimension, axis in enumerate(axes):
@@ -228,46 +235,32 @@ def _carry_over(
         carried = carried.index_select(dimension, torch.tensor([other[row] for row in shared], dtype=torch.int64))
         new += [_label(row) for row in mine if row not in other]
         dropped += [_label(row) for row in other if row not in mine]
-    if not axes or not any(axes):
-        return carried.clone(), None
-    where = torch.meshgrid(*targets, indexing="ij")
-    # A reference energy that the source never had (NaN) does not overwrite one that the new data gave.
-    result[where] = torch.where(carried.isnan(), result[where], carried)
+    if any(axes):
+        where = torch.meshgrid(*targets, indexing="ij")
+        # A reference energy that the source never had (NaN) does not overwrite one that the new data gave.
+        result[where] = torch.where(carried.isnan(), result[where], carried)
+    else:
+        result = carried.clone()
     return result, Extension(name, tuple(new), tuple(dropped)) if new or dropped else None
 
 
-def _weights_of_levels(
-    name: str, ours: Tensor, theirs: Tensor, config: ModelConfig, source: ModelConfig
-) -> tuple[Tensor, Extension | None]:
-    """The weights of a linear map where, in one of the models at least, every level of theory has its own.
+def _for_levels(name: str, theirs: Tensor, config: ModelConfig, source: ModelConfig) -> Tensor:
+    """The weights of a linear map for the levels of theory of the new model, if there each has its own.
 
     A level that the source does not know starts from the mean of those that it knows: the nearest to what they share.
     """
-    new, dropped = (), ()
-    carried = theirs.to(ours.device, ours.dtype)
     if not apart(source):
-        carried = carried.expand(len(config.levels), *carried.shape)
-    else:
-        rows = {level: carried[row] for level, row in rows_of("levels", source).items()}
-        new = tuple(level for level in config.levels if level not in rows)
-        dropped = tuple(level for level in source.levels if level not in config.levels)
-        found = [rows.get(level, carried.mean(0)) for level in config.levels]
-        if not apart(config) and len(found) > 1:
-            raise InputError(
-                f"init: tensor '{name}': the source has weights for each of {', '.join(source.levels)}; allowed: "
-                "model.backbone.level_sharing below 1, or data of one level of theory"
-            )
-        carried = torch.stack(found) if apart(config) else found[0]
-    if carried.shape != ours.shape:
-        raise _misfit(name, ours, theirs)
-    return carried.clone(), Extension(name, new, dropped) if new or dropped else None
-
-
-def _misfit(name: str, ours: Tensor, theirs: Tensor) -> InputError:
-    return InputError(
-        f"init: tensor '{name}': the source's shape {tuple(theirs.shape)} does not fit {tuple(ours.shape)}; build "
-        "the model as the source was, or name the tensor under `reset`"
-    )
+        return theirs.expand(len(config.levels), *theirs.shape)
+    rows = {level: theirs[row] for row, level in enumerate(source.levels)}
+    found = [rows.get(level, theirs.mean(0)) for level in config.levels]
+    if apart(config):
+        return torch.stack(found)
+    if len(found) > 1:
+        raise InputError(
+            f"init: tensor '{name}': the source has weights for each of {', '.join(source.levels)}; allowed: "
+            "model.backbone.level_sharing below 1, or data of one level of theory"
+        )
+    return found[0]
 
 
 def _label(row: Hashable) -> str:

@@ -11,6 +11,8 @@ the field of hydrogen bonds, so that Born charges of water come out too small (`
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from e3nn import o3
 from jaxtyping import Float
@@ -62,8 +64,8 @@ class FieldFeedback(nn.Module):
                 "model.electrostatics.feedback: the field changes vectors, and the backbone's features hold scalars "
                 "only; allowed: a backbone with degree 1 or more, or feedback: null"
             )
-        self.gate = nn.Sequential(ScaledLinear(channels, config.hidden, bias=True), nn.SiLU())
-        self.gate_out = ScaledLinear(config.hidden, self.degree * channels)
+        self.gate = nn.ModuleList([ScaledLinear(channels, config.hidden, bias=True, num_levels=layout.num_levels)])
+        self.gate_out = ScaledLinear(config.hidden, self.degree * channels, num_levels=layout.num_levels)
         nn.init.zeros_(self.gate_out.weight)
         square = o3.wigner_3j(1, 1, 2, dtype=torch.float64) * 5**0.5
         self.register_buffer("square", square.permute(2, 0, 1).contiguous(), persistent=False)
@@ -77,7 +79,8 @@ class FieldFeedback(nn.Module):
         """
         natural = features.natural
         field = (potential.field / FIELD_SCALE).to(natural.dtype)
-        gates = self.gate_out(self.gate(features.scalars)).view(len(natural), self.degree, natural.shape[2])
+        hidden = nn.functional.silu(self.gate[0](features.scalars, features.level))
+        gates = self.gate_out(hidden, features.level).view(len(natural), self.degree, natural.shape[2])
         changes = [torch.zeros_like(natural[:, :1]), field[:, :, None] * gates[:, :1]]
         if self.degree >= 2:
             square = torch.einsum("mab,na,nb->nm", self.square.to(natural.dtype), field, field)
@@ -86,4 +89,4 @@ class FieldFeedback(nn.Module):
         rest = natural.shape[1] - change.shape[1]
         if rest:
             change = nn.functional.pad(change, (0, 0, 0, rest))
-        return Features(natural + change, features.pseudo, features.layout)
+        return replace(features, natural=natural + change)

@@ -46,11 +46,12 @@ class AtomClassificationHead(Head):
         self.predicts = config.predicts
         self.invariants = Invariants(layout)
         self.dropout = nn.Dropout(config.dropout)
-        self.readout = Perceptron(2 * self.invariants.size, config.hidden, 1)
+        self.readout = Perceptron(2 * self.invariants.size, config.hidden, 1, num_levels=layout.num_levels)
 
     def forward(self, features: Features, graph: AtomGraph) -> dict[str, Tensor]:
         local = self.dropout(self.invariants(features))
         counts = graph.num_atoms_per_graph.to(local.dtype)[:, None]
         context = sum_atoms(local, graph.graph_index, graph.num_graphs) / counts
-        logits = self.readout(torch.cat([local, take_rows(context, graph.graph_index)], dim=1))[:, 0]
+        both = torch.cat([local, take_rows(context, graph.graph_index)], dim=1)
+        logits = self.readout(both, features.level)[:, 0]
         return {self.predicts[0]: logits}

@@ -37,8 +37,8 @@ class EnergyHead(Head):
     def __init__(self, config: EnergyConfig, layout: FeatureLayout) -> None:
         super().__init__()
         self.predicts = config.predicts
-        self.readout = Perceptron(layout.natural_channels, config.hidden, 1)
+        self.readout = Perceptron(layout.natural_channels, config.hidden, 1, num_levels=layout.num_levels)
 
     def forward(self, features: Features, graph: AtomGraph) -> dict[str, Tensor]:
-        atomic = self.readout(features.scalars)[:, 0].double()
+        atomic = self.readout(features.scalars, features.level)[:, 0].double()
         return {"energy": sum_atoms(atomic, graph.graph_index, graph.num_graphs)}

@@ -53,9 +53,9 @@ class InvariantHead(Head):
         self.predicts = config.predicts
         self.extensive = get_property(config.property_name).extensive
         self.invariants = Invariants(layout)
-        self.readout = Perceptron(self.invariants.size, config.hidden, 1)
+        self.readout = Perceptron(self.invariants.size, config.hidden, 1, num_levels=layout.num_levels)
 
     def forward(self, features: Features, graph: AtomGraph) -> dict[str, Tensor]:
-        atomic = self.readout(self.invariants(features))[:, 0].to(torch.float64)
+        atomic = self.readout(self.invariants(features), features.level)[:, 0].to(torch.float64)
         values = sum_atoms(atomic, graph.graph_index, graph.num_graphs)
         return {self.predicts[0]: values if self.extensive else values / graph.num_atoms_per_graph}

@@ -39,7 +39,7 @@ class MaskedAtomHead(Head):
         super().__init__()
         self.predicts = config.predicts
         self.invariants = Invariants(layout)
-        self.readout = Perceptron(self.invariants.size, config.hidden, num_elements)
+        self.readout = Perceptron(self.invariants.size, config.hidden, num_elements, num_levels=layout.num_levels)
 
     def forward(self, features: Features, _graph: AtomGraph) -> dict[str, Tensor]:
-        return {"masked_element": self.readout(self.invariants(features))}
+        return {"masked_element": self.readout(self.invariants(features), features.level)}

@@ -81,10 +81,10 @@ class _ScalarReadout(nn.Module):
 
     def __init__(self, layout: FeatureLayout, hidden: int) -> None:
         super().__init__()
-        self.perceptron = Perceptron(layout.natural_channels, hidden, 1)
+        self.perceptron = Perceptron(layout.natural_channels, hidden, 1, num_levels=layout.num_levels)
 
     def forward(self, features: Features) -> Tensor:
-        return self.perceptron(features.scalars)
+        return self.perceptron(features.scalars, features.level)
 
 
 def isotropic(matrix: Tensor) -> Tensor:

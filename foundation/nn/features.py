@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from e3nn import o3
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -17,11 +17,13 @@ class FeatureLayout:
         degree: Largest l.
         natural_channels: Channels of each l with parity (-1)^l: 0e, 1o, 2e, …
         pseudo_channels: Channels of each l with parity -(-1)^l: 0o, 1e, 2o, …; zero if blind to handedness.
+        num_levels: Levels of theory for each of which whatever reads them has weights of its own; 0: the same for all.
     """
 
     degree: int
     natural_channels: int
     pseudo_channels: int
+    num_levels: int = 0
 
     def channels(self, degree: int, parity: int) -> int:
         """Number of channels with this l and parity (+1 even, -1 odd); zero if l is too large."""
@@ -51,11 +53,13 @@ class Features:
         natural: `[atoms, (degree+1)², natural_channels]`.
         pseudo: `[atoms, (degree+1)², pseudo_channels]`.
         layout: Their shape.
+        level: Number of the one level of theory that the batch has; None where no weights depend on it.
     """
 
     natural: Float[Tensor, "atoms components natural_channels"]
     pseudo: Float[Tensor, "atoms components pseudo_channels"]
     layout: FeatureLayout
+    level: Int[Tensor, " one"] | None = None
 
     def select(self, degree: int, parity: int) -> Float[Tensor, "atoms m channels"]:
         """All channels with this l and parity (+1 even, -1 odd), `[atoms, 2l+1, channels]`."""

@@ -1,7 +1,7 @@
 """Linear maps with unit-variance weights scaled in the forward pass, so that one learning rate suits every width.
 
-The backbone's may have weights for each level of theory, all the same at the start; the level of a batch is an argument
-then. How much of what one level learns goes into the others' is the optimizer's matter (`foundation.training.sharing`).
+They may have weights for each level of theory, all the same at the start; the level of a batch is an argument then. How
+much of what one level learns goes into the others' is the optimizer's matter (`foundation.training.sharing`).
 
 Source of the parametrisation: Geiger and Smidt, e3nn (arXiv 2207.09453), section on normalisation.
 """
@@ -53,14 +53,14 @@ class ScaledLinear(nn.Module):
         super().__init__()
         self.num_levels = num_levels
         self.weight = _drawn((in_features, out_features), num_levels)
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(*([num_levels] if num_levels else []), out_features)) if bias else None
         self.scale = in_features**-0.5
 
     def forward(
         self, inputs: Float[Tensor, "*rows in_features"], level: Level | None = None
     ) -> Float[Tensor, "*rows out_features"]:
         outputs = inputs @ (_of_level(self.weight, self.num_levels, level) * self.scale)
-        return outputs if self.bias is None else outputs + self.bias
+        return outputs if self.bias is None else outputs + _of_level(self.bias, self.num_levels, level)
 
 
 class EquivariantLinear(nn.Module):

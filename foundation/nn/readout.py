@@ -8,24 +8,26 @@ from torch import Tensor, nn
 
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.gather import add_rows
-from foundation.nn.linear import ScaledLinear
+from foundation.nn.linear import Level, ScaledLinear
 from foundation.nn.radial import SILU_SECOND_MOMENT
 
 
 class Perceptron(nn.Module):
     """One hidden SiLU layer beside a linear path; starts at zero, so that a fresh head predicts the mean."""
 
-    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
+    def __init__(self, in_features: int, hidden: int, out_features: int, *, num_levels: int = 0) -> None:
         super().__init__()
-        self.inner = ScaledLinear(in_features, hidden, bias=True)
-        self.outer = ScaledLinear(hidden, out_features, bias=True)
-        self.direct = ScaledLinear(in_features, out_features)
+        self.inner = ScaledLinear(in_features, hidden, bias=True, num_levels=num_levels)
+        self.outer = ScaledLinear(hidden, out_features, bias=True, num_levels=num_levels)
+        self.direct = ScaledLinear(in_features, out_features, num_levels=num_levels)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.direct.weight)
 
-    def forward(self, inputs: Float[Tensor, "rows in_features"]) -> Float[Tensor, "rows out_features"]:
-        hidden = nn.functional.silu(self.inner(inputs)) * SILU_SECOND_MOMENT
-        return self.outer(hidden) + self.direct(inputs)
+    def forward(
+        self, inputs: Float[Tensor, "rows in_features"], level: Level | None = None
+    ) -> Float[Tensor, "rows out_features"]:
+        hidden = nn.functional.silu(self.inner(inputs, level)) * SILU_SECOND_MOMENT
+        return self.outer(hidden, level) + self.direct(inputs, level)
 
 
 class Invariants(nn.Module):
@@ -55,14 +57,17 @@ class GatedReadout(nn.Module):
         if channels == 0:
             raise ValueError(f"the backbone's features ({layout.irreps}) hold no {degree}{'e' if parity == 1 else 'o'}")
         self.degree, self.parity = degree, parity
-        self.gate = nn.Sequential(ScaledLinear(layout.natural_channels, hidden, bias=True), nn.SiLU())
-        self.gate_out = ScaledLinear(hidden, channels)
+        self.gate = nn.ModuleList(
+            [ScaledLinear(layout.natural_channels, hidden, bias=True, num_levels=layout.num_levels)]
+        )
+        self.gate_out = ScaledLinear(hidden, channels, num_levels=layout.num_levels)
         self.direct = nn.Parameter(torch.zeros(channels))
         self.scale = channels**-0.5
         nn.init.zeros_(self.gate_out.weight)
 
     def forward(self, features: Features) -> Float[Tensor, "atoms m"]:
-        weights = (self.gate_out(self.gate(features.scalars)) + self.direct) * self.scale
+        gates = nn.functional.silu(self.gate[0](features.scalars, features.level))
+        weights = (self.gate_out(gates, features.level) + self.direct) * self.scale
         return (features.select(self.degree, self.parity) * weights[:, None]).sum(2)
 
 
@@ -81,18 +86,19 @@ class OddReadout(nn.Module):
             )
         self.layout = layout
         thin = layout.pseudo_channels
-        self.partners = nn.ModuleList(ScaledLinear(layout.natural_channels, thin) for _ in range(layout.degree))
-        self.mix = ScaledLinear(thin * (layout.degree + 1), hidden)
-        self.gate = ScaledLinear(layout.natural_channels, hidden, bias=True)
-        self.out = ScaledLinear(hidden, out_features)
+        wide, levels = layout.natural_channels, layout.num_levels
+        self.partners = nn.ModuleList(ScaledLinear(wide, thin, num_levels=levels) for _ in range(layout.degree))
+        self.mix = ScaledLinear(thin * (layout.degree + 1), hidden, num_levels=levels)
+        self.gate = ScaledLinear(wide, hidden, bias=True, num_levels=levels)
+        self.out = ScaledLinear(hidden, out_features, num_levels=levels)
 
     def forward(self, features: Features) -> Float[Tensor, "atoms out_features"]:
         odd = [features.pseudoscalars]
         for degree, partner in enumerate(self.partners, start=1):
-            natural = partner(features.select(degree, (-1) ** degree))
+            natural = partner(features.select(degree, (-1) ** degree), features.level)
             odd.append((natural * features.select(degree, -((-1) ** degree))).mean(1))
-        mixed = self.mix(torch.cat(odd, dim=1)) * nn.functional.silu(self.gate(features.scalars))
-        return self.out(torch.tanh(mixed))
+        gates = nn.functional.silu(self.gate(features.scalars, features.level))
+        return self.out(torch.tanh(self.mix(torch.cat(odd, dim=1), features.level) * gates), features.level)
 
 
 def sum_atoms(

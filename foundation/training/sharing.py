@@ -48,8 +48,6 @@ def share_steps(optimizer: torch.optim.Optimizer, model: nn.Module, *, sharing: 
 def _weights_of_levels(model: nn.Module) -> list[nn.Parameter]:
     found: list[nn.Parameter] = []
     for module in model.modules():
-        if isinstance(module, ScaledLinear | UniformLinear) and module.num_levels:
-            found.append(module.weight)
-        elif isinstance(module, EquivariantLinear) and module.num_levels:
-            found.extend(module.weights)
+        if isinstance(module, ScaledLinear | UniformLinear | EquivariantLinear) and module.num_levels:
+            found.extend(module.parameters())
     return found

@@ -103,7 +103,9 @@ class Equilibration(ChargeModel):
         super().__init__()
         self.max_atoms = config.max_atoms
         self.interaction = interaction
-        self.readout = Perceptron(layout.natural_channels, hidden, 3 if atomic_dipoles else 2)
+        self.readout = Perceptron(
+            layout.natural_channels, hidden, 3 if atomic_dipoles else 2, num_levels=layout.num_levels
+        )
         self.moment = GatedReadout(layout, degree=1, parity=-1, hidden=hidden) if atomic_dipoles else None
         smearing = interaction.config.smearing
         self.own_hardness = interaction.constant / (math.sqrt(math.pi) * smearing)
@@ -149,7 +151,7 @@ class Equilibration(ChargeModel):
         self, features: Features, graph: AtomGraph, layout: _Layout
     ) -> tuple[Float[Tensor, "graphs unknowns"], Float[Tensor, "graphs unknowns"]]:
         """Linear part and diagonal of the quadratic part; 0 and 1 where a graph has fewer atoms than the largest."""
-        raw = self.readout(features.scalars).double()
+        raw = self.readout(features.scalars, features.level).double()
         field = take_rows(graph.external_field, graph.graph_index)
         pull = raw[:, 0] + take_rows(self.begin.double(), graph.atomic_numbers) - (field * graph.positions).sum(1)
         hardness = self.own_hardness + _positive(raw[:, 1], first=FIRST_HARDNESS)

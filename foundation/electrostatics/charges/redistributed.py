@@ -46,7 +46,7 @@ class Redistributed(ChargeModel):
         self, config: RedistributedConfig, layout: FeatureLayout, *, hidden: int, atomic_dipoles: bool
     ) -> None:
         super().__init__()
-        self.charge = Perceptron(layout.natural_channels, hidden, 2)
+        self.charge = Perceptron(layout.natural_channels, hidden, 2, num_levels=layout.num_levels)
         self.moment = GatedReadout(layout, degree=1, parity=-1, hidden=hidden) if atomic_dipoles else None
         begin = torch.zeros(MAXIMUM_ATOMIC_NUMBER + 1, dtype=torch.float64)
         if config.start == "electronegativity":
@@ -56,7 +56,7 @@ class Redistributed(ChargeModel):
 
     def forward(self, features: Features, graph: AtomGraph, *, with_polarizability: bool = False) -> Distribution:
         assert not with_polarizability, "charges read from features do not respond to a field"
-        raw = self.charge(features.scalars).double()
+        raw = self.charge(features.scalars, features.level).double()
         softness = nn.functional.softplus(raw[:, 1]) + MINIMUM_SOFTNESS
         charges = redistribute(raw[:, 0] + take_rows(self.begin.double(), graph.atomic_numbers), softness, graph)
         dipoles = None if self.moment is None else self.moment(features).double()
