@@ -74,7 +74,7 @@ def test_levels_that_share_nothing_train_as_if_each_were_alone() -> None:
         torch.testing.assert_close(together.weight[level], alone.weight[level])
 
 
-def test_every_linear_map_of_the_backbone_is_coupled_and_nothing_else() -> None:
+def test_every_linear_map_is_coupled_and_nothing_else() -> None:
     backbone = EquivariantConfig(channels=8, pseudo_channels=4, radial_width=8, level_sharing=0.5)
     heads = {"energy": default_head("energy")}
     model = FoundationModel(ModelConfig(backbone=backbone, heads=heads, elements=(1, 6), levels=("a", "b")))
@@ -90,6 +90,7 @@ def test_every_linear_map_of_the_backbone_is_coupled_and_nothing_else() -> None:
                 assert weight.grad is not None
                 weight.grad[0].normal_()
     assert len(weights) > 20
+    assert {model.get_parameter(f"heads.energy.readout.inner.{what}") for what in ("weight", "bias")} <= weights
     optimizer.step()
     for name, parameter in model.named_parameters():
         moved = parameter.detach() - before[name]
