@@ -18,7 +18,7 @@ TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 FLOORS = {
     0: {"units", "properties", "config", "config_problems", "devices", "elements", "errors", "resources", "threads"},
     1: {"data", "nn", "features"},
-    2: {"backbones", "heads", "electrostatics", "physics", "scaling", "derive"},
+    2: {"backbones", "heads", "electrostatics", "physics", "scaling", "derive", "by_level"},
     3: {"model", "compilation", "predict"},
     4: {"checkpoint", "cost", "migrations", "hub", "training", "transfer", "uncertainty"},
     5: {"calculators", "recipe", "report"},

@@ -40,7 +40,7 @@ from foundation.backbones.equivariant import EquivariantConfig
 from foundation.backbones.geometry import PaddedGeometry
 from foundation.nn.coupling import coupling_block
 from foundation.nn.gather import take_rows
-from foundation.nn.linear import ScaledLinear, UniformLinear
+from foundation.nn.linear import Level, ScaledLinear, UniformLinear
 
 __all__ = ["EdgeFrames", "FrameNeighborSum", "frame_order", "main", "rotations_to_axis"]
 
@@ -148,7 +148,10 @@ class FrameNeighborSum(nn.Module):
         out_channels: Channels of the sums.
     """
 
-    def __init__(self, config: EquivariantConfig, *, channels: int, in_degree: int, out_channels: int) -> None:
+    def __init__(
+        self, config: EquivariantConfig, *, channels: int, in_degree: int, out_channels: int, apart: int = 0
+    ) -> None:
+        assert apart == 0, "the variant has the same weights for all levels of theory"
         super().__init__()
         self.groups = config.radial_groups
         self.channels = channels
@@ -197,6 +200,7 @@ class FrameNeighborSum(nn.Module):
         hidden: Float[Tensor, "slots width"],
         angular: Float[Tensor, "groups atoms edge_components neighbors"],
         geometry: PaddedGeometry,
+        level: Level,  # noqa: ARG002 (none of its weights depend on it)
     ) -> Float[Tensor, "atoms out_components out_channels"]:
         atoms, width, slots = geometry.num_atoms, geometry.width, len(hidden)
         frames = _shared_frames(self.frames, geometry)
