@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help env env-dev quickstart test test-slow test-slurm lint format check wheel lock clean
+.PHONY: help env env-dev quickstart test test-slow test-slurm test-compiler lint format check wheel lock clean
 
 # The first Python that is new enough.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
@@ -56,14 +56,22 @@ quickstart: $(BASE) ## pretrain, fine-tune and evaluate on the data set that shi
 	$(BIN)/foundation evaluate $(QUICKSTART) handedness --split test
 	@echo "Look at $(abspath $(QUICKSTART))/report.html"
 
-test: $(TESTING) ## all tests but those marked slow, gpu or slurm
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+# Byte code is kept, whatever the shell says: many tests start the program anew. Each process begins with tests that lie
+# together, which share what takes long to make.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest
+PARALLEL := -n $(WORKERS) --dist worksteal
+
+test: $(TESTING) ## all tests but those marked slow, gpu, slurm or compiler
+	$(PYTEST) $(PARALLEL)
 
 test-slow: $(TESTING) ## the tests marked slow
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m "slow and not gpu and not slurm"
+	$(PYTEST) $(PARALLEL) -m "slow and not gpu and not slurm"
 
 test-slurm: $(TESTING) ## the tests that start a Slurm of two nodes on this host (root, slurm-wlm and munge)
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/slurm -m "slurm and not slow" -rs
+	$(PYTEST) tests/slurm -m "slurm and not slow" -rs
+
+test-compiler: $(TESTING) ## the tests that compile models for real (a C++ compiler; minutes where nothing is cached)
+	$(PYTEST) -m compiler
 
 lint: $(DEVELOPING) ## ruff and pyright
 	$(BIN)/ruff check

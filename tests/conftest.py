@@ -26,7 +26,8 @@ SHARED_DATA = Path(os.environ.get("FOUNDATION_DATA", REPOSITORY.parent / "shared
 ON_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 # FOUNDATION_CHECK_SHAPES=0 turns the check of every annotated shape and type off, to see what production sees.
-if os.environ.get("FOUNDATION_CHECK_SHAPES", "1") != "0":
+CHECKS_SHAPES = os.environ.get("FOUNDATION_CHECK_SHAPES", "1") != "0"
+if CHECKS_SHAPES:
     jaxtyping.install_import_hook("foundation", "beartype.beartype")
 
 OWN_RECIPE = """
@@ -61,6 +62,8 @@ hypothesis.settings.load_profile("foundation")
 @pytest.fixture(scope="session", autouse=True)
 def _models_are_predictors() -> None:
     """For the check of types: since Python 3.12 `isinstance` overlooks those members of a protocol that are modules."""
+    if not CHECKS_SHAPES:
+        return
     from foundation.model import FoundationModel
     from foundation.predict import Predictor
 

@@ -1,4 +1,7 @@
-"""Run by `test_rank_watch.py`: two ranks, of which the second never gets its fourth batch, asked for before step 3."""
+"""Run by `test_rank_watch.py`: two ranks, of which the second never gets its fourth batch, asked for before step 3.
+
+Both faults at once, each with two ranks of its own. Argument: folder, to which what each pair says goes as FAULT.txt.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -49,8 +53,13 @@ class Batches:
             yield torch.ones(2)
 
 
-def train(rank: int, port: int, freezes: bool) -> None:
+FAULTS = ("hangs", "freezes")
+
+
+def train(rank: int, port: int, fault: str, said: Path) -> None:
     """Be one rank."""
+    with said.open("a") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     trainer = Trainer(
         **trainer_arguments({"accelerator": "cpu", "devices": 2}),
@@ -61,20 +70,33 @@ def train(rank: int, port: int, freezes: bool) -> None:
         enable_model_summary=False,
         callbacks=[RankWatch(timeout_seconds())],
     )
-    trainer.fit(Line(), Batches(rank, freezes=freezes))
+    trainer.fit(Line(), Batches(rank, freezes=fault == "freezes"))
+
+
+def free_port() -> int:
+    """One that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def main(folder: Path) -> None:
+    """Start all ranks, and write how the first and the second of each pair ended."""
+    torch.set_num_threads(1)
+    context = get_context("fork")
+    pairs = {}
+    for fault in FAULTS:
+        port, said = free_port(), folder / f"{fault}.txt"
+        pairs[fault] = [context.Process(target=train, args=(rank, port, fault, said)) for rank in range(2)]
+        for rank in pairs[fault]:
+            rank.start()
+    for fault, ranks in pairs.items():
+        ranks[0].join()
+        if fault == "freezes":
+            ranks[1].kill()
+        ranks[1].join()
+        sys.stdout.write(f"{fault} {[rank.exitcode for rank in ranks]}\n")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        chosen = free.getsockname()[1]
-    context = get_context("fork")
-    ranks = [context.Process(target=train, args=(rank, chosen, sys.argv[1] == "freezes")) for rank in range(2)]
-    for one in ranks:
-        one.start()
-    ranks[0].join()
-    if sys.argv[1] == "freezes":
-        ranks[1].kill()
-    ranks[1].join()
-    sys.stdout.write(f"{[one.exitcode for one in ranks]}\n")
+    main(Path(sys.argv[1]))
