@@ -15,7 +15,7 @@ from foundation.resources import recipes_dir
 from foundation.run.directory import recipe_to_dict
 from foundation.run.heads import heads_for
 
-PARTS = ("base", "backbones/xs", "backbones/s", "backbones/m", "backbones/l", "backbones/visnet")
+PARTS = ("base", "backbones/xxs", "backbones/xs", "backbones/s", "backbones/m", "backbones/l", "backbones/visnet")
 SHIPPED = sorted(path.relative_to(recipes_dir()).with_suffix("").as_posix() for path in recipes_dir().rglob("*.yaml"))
 WHOLE = [name for name in SHIPPED if name not in PARTS]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from foundation.backbones import BackboneConfig
 
-SIZES = ("backbones/xs", "backbones/s", "backbones/m", "backbones/l")
+SIZES = ("backbones/xxs", "backbones/xs", "backbones/s", "backbones/m", "backbones/l")
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -29,7 +29,7 @@ def turned(atoms: Atoms) -> AtomGraph:
     return with_neighbors(graph, 5.0)
 
 
-@pytest.mark.parametrize("size", ["backbones/xs", "backbones/s"])
+@pytest.mark.parametrize("size", ["backbones/xxs", "backbones/xs", "backbones/s"])
 def test_float32_rounding_does_not_look_like_handedness(size: str) -> None:
     backbone = resolve_extends(size, search=recipes_dir())["model"]["backbone"]
     config = {
