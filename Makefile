@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help env env-dev quickstart test test-slow test-slurm test-compiler lint format check wheel lock clean
+.PHONY: help env env-dev quickstart test test-slow test-slurm test-ci lint format check wheel lock clean
 
 # The first Python that is new enough.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
@@ -61,7 +61,7 @@ quickstart: $(BASE) ## pretrain, fine-tune and evaluate on the data set that shi
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest
 PARALLEL := -n $(WORKERS) --dist worksteal
 
-test: $(TESTING) ## all tests but those marked slow, gpu, slurm or compiler
+test: $(TESTING) ## all tests but those marked slow, gpu, slurm or ci
 	$(PYTEST) $(PARALLEL)
 
 test-slow: $(TESTING) ## the tests marked slow
@@ -70,8 +70,8 @@ test-slow: $(TESTING) ## the tests marked slow
 test-slurm: $(TESTING) ## the tests that start a Slurm of two nodes on this host (root, slurm-wlm and munge)
 	$(PYTEST) tests/slurm -m "slurm and not slow" -rs
 
-test-compiler: $(TESTING) ## the tests that compile models for real (a C++ compiler; minutes where nothing is cached)
-	$(PYTEST) -m compiler
+test-ci: $(TESTING) ## what continuous integration runs besides: models compiled for real (a C++ compiler), benchmarks
+	$(PYTEST) $(PARALLEL) -m ci
 
 lint: $(DEVELOPING) ## ruff and pyright
 	$(BIN)/ruff check

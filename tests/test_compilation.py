@@ -36,7 +36,7 @@ def graph() -> AtomGraph:
     return collate([with_neighbors(one, 4.0)])
 
 
-@pytest.mark.compiler
+@pytest.mark.ci
 def test_compiled_steps_of_any_size_equal_eager_ones_and_compile_at_most_three_times(repository: Path) -> None:
     # Two threads on a busy machine must not wait for each other by spinning.
     environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_WAIT_POLICY": "passive"}

@@ -46,8 +46,10 @@ def test_every_row_is_valid_and_names_a_program(harness: Callable[[str], ModuleT
     # Ours has a recipe for each training set, and one that ends sooner.
     named = {model: re.sub("-(n50|short|3bpa)$", "", model) for model in rows.models}
     names = set(named.values())
+    smallest = "foundation-xxs"  # only against those that are as fast
     sets = {(named[row.model], row.data.molecule, row.data.train) for row in rows.curves.values()}
-    assert {(name, "aspirin", size) for name in names for size in (50, 950)} <= sets
+    assert {(name, "aspirin", size) for name in names - {smallest} for size in (50, 950)} <= sets
+    assert (smallest, "aspirin", 950) in sets
     assert {("foundation-xs", "3bpa", 450), ("mace-64", "3bpa", 450)} <= sets
     assert {row.model for row in rows.speed.values()} == names
 
@@ -133,6 +135,7 @@ def test_speed_tables_state_rates_failures_and_how_the_cost_grows(
     assert "| one | 1 | keep | 1.000 |" in text
 
 
+@pytest.mark.ci
 def test_our_model_gives_a_curve_a_table_and_a_picture(
     harness: Callable[[str], ModuleType],
     shared_data: Path,

@@ -13,6 +13,7 @@ from foundation.cost import labelled_graph
 from foundation.data.bounds import BatchConfig
 
 
+@pytest.mark.ci
 def test_no_batch_takes_more_memory_than_those_tried_before_the_first_step(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

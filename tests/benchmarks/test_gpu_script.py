@@ -33,6 +33,7 @@ def tiny(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.ci
 def test_a_quick_run_on_the_cpu_writes_results_and_says_what_was_left_out(
     script: Callable[[str], ModuleType],
     tiny: str,

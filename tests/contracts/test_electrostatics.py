@@ -206,7 +206,7 @@ def test_a_molecule_in_a_wide_cell_has_the_born_charges_of_a_free_one(
 ) -> None:
     """In a box of 32 Å to 1e-3; what is left is the interaction with images, which falls as the volume grows.
 
-    Features that answer to the field feel images more; theirs falls as it should: 3.4-fold in a box half as wide again.
+    Features that answer to the field feel images more; theirs falls as it should: 3.4-fold from 24 to 36 Å.
     """
     free = graph_of(molecule("H2O"), seed=4)
     expected = testing.predict(model, free, ["born_charges"])["born_charges"]
@@ -219,7 +219,7 @@ def test_a_molecule_in_a_wide_cell_has_the_born_charges_of_a_free_one(
         found = testing.predict(model, graph_of(atoms, scale=0.0), ["born_charges"])["born_charges"]
         return float((found - expected).abs().max())
 
-    assert miss(48.0) < miss(32.0) / 2.5 if len(model.feedback) else miss(32.0) < 1e-3
+    assert miss(36.0) < miss(24.0) / 2.5 if len(model.feedback) else miss(32.0) < 1e-3
 
 
 def test_supercells_have_the_same_born_charges() -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -21,10 +20,8 @@ ROUNDING = 1e-12
 Results = dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Results]]:
+def train(folder: Path) -> dict[str, dict[str, Results]]:
     """Case -> number of ranks and rank -> gradients of every step, last weights, metrics."""
-    folder = tmp_path_factory.mktemp("ranks")
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(folder)],
         capture_output=True,
@@ -48,22 +45,30 @@ def assert_close_norms(got: Results, expected: Results, *, prefix: str) -> None:
         assert error <= TOLERANCE * size + ROUNDING * largest, f"{name}: {error} beside {size}"
 
 
-@pytest.mark.parametrize(("case", "num_steps"), [("every batch", 20), ("accumulated", 4)])
-def test_gradients_do_not_depend_on_the_number_of_ranks(
-    results: dict[str, dict[str, Results]], case: str, num_steps: int
-) -> None:
-    alone = results[case]["1_0"]
-    assert len(results[case]) == (7 if case == "every batch" else 3)
-    for other in results[case].values():
+def test_gradients_metrics_and_losses_do_not_depend_on_the_number_of_ranks(tmp_path: Path) -> None:
+    """One test: the processes take longer than all comparisons."""
+    results = train(tmp_path)
+    for case, num_steps in (("every batch", 20), ("accumulated", 4)):
+        assert len(results[case]) == (7 if case == "every batch" else 3)
+        compare_gradients(results[case], num_steps=num_steps)
+        compare_metrics(results[case])
+    check_unused_heads(results["every batch"]["4_3"])
+
+
+def compare_gradients(results: dict[str, Results], *, num_steps: int) -> None:
+    """Of every step, and the last weights."""
+    alone = results["1_0"]
+    for other in results.values():
         assert set(other) == set(alone)  # heads that no rank used have no gradient, so that no optimizer moves them
         for step in range(num_steps):
             assert_close_norms(other, alone, prefix=f"gradient {step:02d}")
         assert_close_norms(other, alone, prefix="weight")
 
 
-def test_the_heads_that_a_step_did_not_use_have_no_gradient(results: dict[str, dict[str, Results]]) -> None:
+def check_unused_heads(results: Results) -> None:
+    """The heads that a step did not use have no gradient in it."""
     steps: dict[str, set[str]] = {head: set() for head in ("energy", "dipole", "handedness", "gap")}
-    for name in results["every batch"]["4_3"]:
+    for name in results:
         for head, found in steps.items():
             if name.startswith("gradient") and f"heads.{head}." in name:
                 found.add(name.split()[1])
@@ -75,16 +80,16 @@ def test_the_heads_that_a_step_did_not_use_have_no_gradient(results: dict[str, d
     }
 
 
-@pytest.mark.parametrize("case", ["every batch", "accumulated"])
-def test_metrics_and_losses_do_not_depend_on_it_either(results: dict[str, dict[str, Results]], case: str) -> None:
-    alone = results[case]["1_0"]
+def compare_metrics(results: dict[str, Results]) -> None:
+    """Errors and losses, those of all ranks of a run exactly."""
+    alone = results["1_0"]
     metrics = [name for name in alone if name.startswith(("train/", "val/"))]
     assert {"val/forces_set/forces_mae_eV_per_A", "val/loss", "train/loss", "val/dipole_set/handedness_auc"} <= set(
         metrics
     )
-    for ranks in {name[0] for name in results[case]}:
-        first = results[case][f"{ranks}_0"]
+    for ranks in {name[0] for name in results}:
+        first = results[f"{ranks}_0"]
         for name in metrics:
             torch.testing.assert_close(first[name], alone[name], rtol=1e-5, atol=1e-7)
             for rank in range(1, int(ranks)):
-                torch.testing.assert_close(results[case][f"{ranks}_{rank}"][name], first[name], rtol=0, atol=0)
+                torch.testing.assert_close(results[f"{ranks}_{rank}"][name], first[name], rtol=0, atol=0)
