@@ -7,6 +7,7 @@ Source of constants: CODATA 2018 (Tiesinga et al., Rev. Mod. Phys. 93, 025010 (2
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -126,6 +127,7 @@ def parse_unit(text: str) -> Unit:
     return Unit(factor, tuple(dimension))
 
 
+@functools.cache
 def conversion_factor(unit: str, internal_unit: str) -> float:
     """Give the number that turns a value in ``unit`` into ``internal_unit``.
 

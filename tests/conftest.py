@@ -80,8 +80,10 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of prepared data and fetched models that belongs to this test process, not to the user."""
-    directory = tmp_path_factory.mktemp("cache")
+    """A cache of prepared data and fetched models that belongs to the processes of this test run, not to the user."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    directory.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOUNDATION_CACHE", str(directory))
         yield directory

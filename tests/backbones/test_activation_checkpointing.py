@@ -77,6 +77,7 @@ def test_gradients_of_the_other_backbone_are_equal_bit_for_bit(crystal: AtomGrap
     assert_same_gradients(model, crystal, ("energy", "forces"))
 
 
+@pytest.mark.ci
 def test_training_without_forces_holds_far_less_at_a_time(
     make_model: Callable[..., FoundationModel], crystal: AtomGraph
 ) -> None:
