@@ -146,7 +146,7 @@ def test_processes_make_the_same_store_and_report_faults(card: Path, tmp_path: P
     dataset = resolve(DatasetConfig(card=str(card)))
     alone = prepare(dataset, cache_dir=tmp_path / "alone")
     seen: list[None] = []
-    together = prepare(dataset, cache_dir=tmp_path / "together", workers=2, on_record=lambda: seen.append(None))
+    together = prepare(dataset, cache_dir=tmp_path / "together", workers=3, on_record=lambda: seen.append(None))
     assert checksums(together.path) == checksums(alone.path)
     assert len(seen) == 330
     (tmp_path / "part1.xyz").write_text("two\n")

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from foundation.run.ranks import trainer_arguments
 from foundation.training.rank_watch import RankWatch, timeout_seconds
 
+FAULTS = ("hangs", "freezes")
+
 
 class Line(LightningModule):
     """Something with a gradient."""
@@ -51,9 +53,6 @@ class Batches:
                     os.kill(os.getpid(), signal.SIGSTOP)
                 time.sleep(10_000)
             yield torch.ones(2)
-
-
-FAULTS = ("hangs", "freezes")
 
 
 def train(rank: int, port: int, fault: str, said: Path) -> None:
