@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
-import jaxtyping
 import pytest
 
 if TYPE_CHECKING:
@@ -28,7 +27,9 @@ ON_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 # FOUNDATION_CHECK_SHAPES=0 turns the check of every annotated shape and type off, to see what production sees.
 CHECKS_SHAPES = os.environ.get("FOUNDATION_CHECK_SHAPES", "1") != "0"
 if CHECKS_SHAPES:
-    jaxtyping.install_import_hook("foundation", "beartype.beartype")
+    from tests import shape_checks
+
+    shape_checks.install()
 
 OWN_RECIPE = """
 extends: [base, backbones/xs]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import socket
 import subprocess
@@ -15,22 +14,18 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 
+from tests.processes import Program
+
 SECONDS = 900
 """Only there so that ranks that wait for each other fail the test instead of stopping it."""
 
-PROGRAM = """
-import sys
-from foundation.run import environment
-environment.SHARED_SECONDS = 2.0  # this file system shows a file at once or never
-from foundation.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
+PROGRAM = Path(__file__).with_name("one_of_two_nodes.py")
 
-Start = Callable[[int, Path], subprocess.Popen[str]]
+Start = Callable[[int, Path], Program]
 
 
 @pytest.fixture
-def start(write_recipe: Callable[..., Path], structure: Callable[..., Atoms], repository: Path) -> Start:
+def start(write_recipe: Callable[..., Path], structure: Callable[..., Atoms], tmp_path: Path) -> Start:
     """Starts one rank of two, as torchrun does."""
     frames = [structure("OH", seed=seed, energy=-1.0 - seed / 9) for seed in range(8)]
     recipe = write_recipe(train=frames[:6], val=frames[6:])
@@ -38,25 +33,20 @@ def start(write_recipe: Callable[..., Path], structure: Callable[..., Atoms], re
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    def start_rank(rank: int, out: Path) -> subprocess.Popen[str]:
+    def start_rank(rank: int, out: Path) -> Program:
         places = {"RANK": rank, "GROUP_RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1}
         meeting = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         words = ["train", str(recipe), "--out", str(out), "trainer.num_nodes=2", "trainer.max_epochs=100000"]
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words],
-            env={**os.environ, **{name: str(value) for name, value in (places | meeting).items()}},
-            cwd=repository,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        environment = {name: str(value) for name, value in (places | meeting).items()}
+        return Program(PROGRAM, *words, folder=tmp_path / f"said {rank}", **environment)
 
     return start_rank
 
 
 def test_a_run_directory_that_one_node_does_not_see_is_refused(start: Start, tmp_path: Path) -> None:
     ranks = [start(0, tmp_path / "here"), start(1, tmp_path / "there")]
-    said = [rank.communicate(timeout=SECONDS)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [2, 2], said
+    said = [rank.err for rank in ranks if rank.wait(seconds=SECONDS) == 2]
+    assert len(said) == 2, [rank.err for rank in ranks]
     assert "other nodes do not see what the first process writes there" in said[0]
     assert "this node does not see" in said[1]
 
@@ -67,11 +57,9 @@ def test_a_rank_that_is_killed_is_missed_at_once(start: Start, tmp_path: Path) -
     while not steps_in(tmp_path / "run"):  # before, they may still be connecting: what ends that is the timeout
         assert time.monotonic() < until, "no step was logged"
         time.sleep(0.1)
-    os.kill(ranks[1].pid, signal.SIGKILL)
-    said = ranks[0].communicate(timeout=SECONDS)[1]
-    ranks[1].communicate()
-    assert ranks[0].returncode == 1
-    assert "rank 0 of 2 lost another one after step" in said
+    ranks[1].process.kill()
+    assert ranks[0].wait(seconds=SECONDS) == 1
+    assert "rank 0 of 2 lost another one after step" in ranks[0].err
 
 
 Torchrun = Callable[..., subprocess.Popen[str]]

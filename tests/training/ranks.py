@@ -167,7 +167,7 @@ def main(folder: Path) -> int:
     """Fork the ranks, which spares importing everything anew in each; exit code of the program."""
     context = get_context("fork")
     for name, (num_steps, accumulated, numbers) in CASES.items():
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         for num_ranks in numbers:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))

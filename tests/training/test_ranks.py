@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+
+from tests.processes import Program
 
 PROGRAM = Path(__file__).with_name("ranks.py")
 TIMEOUT_SECONDS = 400
@@ -22,17 +21,12 @@ Results = dict[str, torch.Tensor]
 
 def train(folder: Path) -> dict[str, dict[str, Results]]:
     """Case -> number of ranks and rank -> gradients of every step, last weights, metrics."""
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "sync_dist" not in done.stderr
-    return {case.name: {path.stem: load_file(path) for path in case.iterdir()} for case in folder.iterdir()}
+    program = Program(PROGRAM, str(folder / "results"), folder=folder)
+    assert program.wait(seconds=TIMEOUT_SECONDS) == 0, program.err[-4000:]
+    assert "sync_dist" not in program.err
+    return {
+        case.name: {path.stem: load_file(path) for path in case.iterdir()} for case in (folder / "results").iterdir()
+    }
 
 
 def assert_close_norms(got: Results, expected: Results, *, prefix: str) -> None:
