@@ -30,6 +30,8 @@ class Program:
     def __init__(self, file: Path, *words: str, folder: Path, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._out, self._err = folder / "out.txt", folder / "err.txt"
+        for path in (self._out, self._err):
+            path.touch()  # a process that dies before it writes has said nothing
         variables = {**os.environ, **environment}
         arguments = (file, words, variables, self._out, self._err)
         # The other process does not find this module by its name: it runs this file.

@@ -1,7 +1,7 @@
 """Checks every annotated shape and type of the program while tests run.
 
 As jaxtyping's own checks, but arguments are compared once in a call instead of twice, and a function costs nothing
-before its first call: together a fifth of the time of all tests.
+before its first call: a quarter of the time of 193 tests of data, training and electrostatics.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _with_types(function: Callable[..., Any]) -> Callable[..., Any]:
         holder.__annotations__ = {"value": annotation}
         try:
             return get_type_hints(holder, function.__globals__, include_extras=True)["value"]
-        except Exception:
+        except Exception:  # as jaxtyping does: whatever an annotation of names that are missing raises
             return Any
 
     function.__annotations__ = {name: resolve(value) for name, value in function.__annotations__.items()}
