@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foundation.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """What `foundation.checkpoint` writes."""
 
 Document = dict[str, Any]
@@ -22,8 +22,18 @@ Tensors = dict[str, Tensor]
 Step = Callable[[Document, Tensors], tuple[Document, Tensors]]
 """Turns the document and the tensors of one version into those of the next; `format_version` is raised for it."""
 
-STEPS: Mapping[int, Step] = {}
-"""The version that a step starts from -> the step. Version 1 is the first, so there is none yet."""
+
+
+def _radial_network_at_every_edge(document: Document, tensors: Tensors) -> tuple[Document, Tensors]:
+    """1 to 2: the equivariant backbone evaluates its radial network at knots, unless it is told not to as here."""
+    model = document["model"]
+    if model["backbone"]["kind"] == "equivariant":
+        model = {**model, "backbone": {**model["backbone"], "radial_spacing": None}}
+    return {**document, "model": model}, tensors
+
+
+STEPS: Mapping[int, Step] = {1: _radial_network_at_every_edge}
+"""The version that a step starts from -> the step."""
 
 
 def migrate(

@@ -29,10 +29,10 @@ from foundation.nn.linear import (
     Level,
     ScaledLinear,
     UniformLinear,
-    degrees_of_components,
+    over_components,
 )
 from foundation.nn.norm import bounded
-from foundation.nn.radial import RadialTrunk, envelope
+from foundation.nn.radial import SplineBasis, RadialTrunk, envelope
 from foundation.nn.recompute import recomputed
 from foundation.nn.spherical import SphericalHarmonics
 
@@ -54,6 +54,8 @@ class EquivariantConfig(Config):
         radial_width: Width of the radial network.
         radial_hidden: Hidden layers of the radial network.
         radial_groups: Groups of channels with an angular radial function of their own.
+        radial_spacing: Å from one distance at which the radial network is evaluated to the next; cubic splines between.
+            null: it is evaluated at every edge.
         use_charge: Condition on total charge and spin multiplicity.
         level_sharing: How far a step of one level of theory moves the weights of the others, those of heads too. 1: all
             have the same weights (but for scales of channels); below 1 each has its own; 0: no step moves another's.
@@ -73,6 +75,7 @@ class EquivariantConfig(Config):
     radial_width: int = Field(64, ge=1)
     radial_hidden: int = Field(2, ge=1)
     radial_groups: int = Field(4, ge=1)
+    radial_spacing: float | None = Field(0.2, gt=0)
     use_charge: bool = True
     level_sharing: float = Field(1.0, ge=0, le=1)
 
@@ -86,6 +89,13 @@ class EquivariantConfig(Config):
         if self.product_degree > self.edge_degree:
             raise ValueError(f"product_degree={self.product_degree} is above edge_degree={self.edge_degree}")
         return self
+
+
+def at_slots(
+    values: Float[Tensor, "knots _"], splines: Float[Tensor, "slots knots"] | None
+) -> Float[Tensor, "slots _"]:
+    """Radial functions at the distances of all slots, from their values at knots (which are the slots without splines)."""
+    return values if splines is None else splines @ values
 
 
 class NeighborSum(nn.Module):
@@ -119,7 +129,8 @@ class NeighborSum(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "atoms components channels"],
-        hidden: Float[Tensor, "slots width"],
+        hidden: Float[Tensor, "knots width"],
+        splines: Float[Tensor, "slots knots"] | None,
         angular: Float[Tensor, "groups atoms edge_components neighbors"],
         geometry: PaddedGeometry,
         level: Level,
@@ -127,7 +138,7 @@ class NeighborSum(nn.Module):
         atoms, width, groups = geometry.num_atoms, geometry.width, self.groups
         per_group = self.channels // groups
         rows = take_rows(features.flatten(1), geometry.senders).view(atoms * width, -1, self.channels)
-        radial = self.radial(hidden, level).view(atoms * width, self.in_degree + 1, 1, self.channels)
+        radial = at_slots(self.radial(hidden, level), splines).view(atoms * width, self.in_degree + 1, 1, self.channels)
         sizes = [2 * degree + 1 for degree in range(self.in_degree + 1)]
         blocks = []
         for part, scale, coupling in zip(rows.split(sizes, dim=1), radial.unbind(1), self._couplings(), strict=True):
@@ -145,9 +156,6 @@ class NeighborSum(nn.Module):
 class Layer(nn.Module):
     """One round: sums over neighbours, products at atoms, residual update of both towers."""
 
-    component: Tensor
-    spread: Tensor
-
     def __init__(
         self, config: EquivariantConfig, *, num_elements: int, num_levels: int, apart: int, first: bool
     ) -> None:
@@ -159,9 +167,6 @@ class Layer(nn.Module):
         self.angular = ScaledLinear(
             config.radial_width, config.radial_groups * (config.edge_degree + 1), num_levels=apart
         )
-        spread = nn.functional.one_hot(degrees_of_components(config.edge_degree)).T.float()
-        self.register_buffer("spread", spread, persistent=False)
-        self.register_buffer("component", degrees_of_components(degree), persistent=False)
         self.natural_sum = NeighborSum(config, channels=wide, in_degree=in_degree, out_channels=wide, apart=apart)
         self.pseudo_sum = (
             NeighborSum(config, channels=thin, in_degree=degree, out_channels=thin, apart=apart)
@@ -185,21 +190,32 @@ class Layer(nn.Module):
         if thin:
             self.pseudo = PseudoProducts(config, first=first, apart=apart)
 
+    def _scales(
+        self, element_index: Tensor, level_index: Tensor
+    ) -> Float[Tensor, "atoms correlation components channels"]:
+        scales = take_rows(self._of_components(self.element_scale), element_index)
+        level_scale = self._of_components(self.level_scale)
+        scales = scales + (level_scale if len(level_scale) == 1 else take_rows(level_scale, level_index))
+        return scales.unflatten(1, (self.config.correlation, (self.degree + 1) ** 2, -1))
+
+    def _of_components(self, table: Tensor) -> Float[Tensor, "rows _"]:
+        return over_components(table.unflatten(2, (self.degree + 1, -1)), dim=2).flatten(1)
+
     def _angular(
-        self, harmonics: Tensor, hidden: Tensor, decay: Tensor, geometry: PaddedGeometry, level: Level
+        self, harmonics: Tensor, hidden: Tensor, splines: Tensor | None, geometry: PaddedGeometry, level: Level
     ) -> Float[Tensor, "groups atoms edge_components neighbors"]:
-        radial = (self.angular(hidden, level) * decay).view(len(hidden), self.config.radial_groups, -1)
-        spread = (radial @ self.spread.to(radial.dtype)) * harmonics[:, None]
-        table = spread.view(geometry.num_atoms, geometry.width, self.config.radial_groups, -1)
-        return table.permute(2, 0, 3, 1)
+        groups = self.config.radial_groups
+        radial = over_components(self.angular(hidden, level).unflatten(1, (groups, -1)), dim=2)
+        table = at_slots(radial.flatten(1), splines).view(len(harmonics), groups, -1) * harmonics[:, None]
+        return table.view(geometry.num_atoms, geometry.width, groups, -1).permute(2, 0, 3, 1)
 
     def forward(
         self,
         natural: Float[Tensor, "atoms components channels"],
         pseudo: Float[Tensor, "atoms pseudo_components pseudo_channels"] | None,
         *,
-        hidden: Float[Tensor, "slots width"],
-        decay: Float[Tensor, "slots 1"],
+        hidden: Float[Tensor, "knots width"],
+        splines: Float[Tensor, "slots knots"] | None,
         harmonics: Float[Tensor, "slots edge_components"],
         geometry: PaddedGeometry,
         element_index: Int[Tensor, " atoms"],
@@ -208,12 +224,10 @@ class Layer(nn.Module):
         with_pseudo: bool,
     ) -> tuple[Tensor, Tensor | None]:
         atoms, size = geometry.num_atoms, (self.degree + 1) ** 2
-        angular = self._angular(harmonics, hidden, decay, geometry, level)
-        sums = bounded(self.natural_sum(natural, hidden, angular, geometry, level))
+        angular = self._angular(harmonics, hidden, splines, geometry, level)
+        sums = bounded(self.natural_sum(natural, hidden, splines, angular, geometry, level))
         low = sums if sums.shape[1] == size else sums[:, :size]
-        scales = take_rows(self.element_scale, element_index) + take_rows(self.level_scale, level_index)
-        scales = scales.view(atoms, self.config.correlation, self.degree + 1, -1)
-        scales = take_rows(scales, self.component, dim=2)
+        scales = self._scales(element_index, level_index)
         update = self.natural_first(low, level) * scales[:, 0]
         if self.config.correlation >= 2:
             squares = self.square_linear(_flat(self.square(sums)), level)
@@ -229,7 +243,7 @@ class Layer(nn.Module):
         pseudo_sums = None
         if self.pseudo_sum is not None:
             assert pseudo is not None
-            pseudo_sums = self.pseudo_sum(pseudo, hidden, angular, geometry, level)
+            pseudo_sums = self.pseudo_sum(pseudo, hidden, splines, angular, geometry, level)
             pseudo_sums = bounded(pseudo_sums if pseudo_sums.shape[1] == size else pseudo_sums[:, :size])
         return update, self.pseudo(low, pseudo, pseudo_sums, level)
 
@@ -310,6 +324,8 @@ class EquivariantBackbone(nn.Module):
             use_charge=config.use_charge,
         )
         self.harmonics = SphericalHarmonics(config.edge_degree)
+        spacing = config.radial_spacing
+        self.splines = None if spacing is None else SplineBasis(spacing, config.cutoff)
         self.trunk = RadialTrunk(
             num_basis=config.num_basis,
             decay=config.basis_decay,
@@ -332,9 +348,12 @@ class EquivariantBackbone(nn.Module):
         element_index = self.elements(graph.atomic_numbers)
         scalars = self.conditioning(graph, element_index)
         geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
-        hidden = self.trunk(geometry.distances, level)
+        splines = None if self.splines is None else self.splines(geometry.distances)
+        hidden = self.trunk(
+            geometry.distances if self.splines is None else self.splines.knots.to(scalars.dtype), level
+        )
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
-        harmonics = self.harmonics(geometry.unit_vectors)
+        harmonics = self.harmonics(geometry.unit_vectors) * decay
         level_index = take_rows(graph.level_index, graph.graph_index)
         natural, pseudo = scalars[:, None], None
         for layer in self.layers:
@@ -343,7 +362,7 @@ class EquivariantBackbone(nn.Module):
                 natural,
                 pseudo,
                 hidden=hidden,
-                decay=decay,
+                splines=splines,
                 harmonics=harmonics,
                 geometry=geometry,
                 element_index=element_index,

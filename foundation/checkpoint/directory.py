@@ -33,7 +33,7 @@ INTERNAL_UNITS = {"energy": "eV", "length": "Å", "charge": "e", "mass": "amu", 
 
 
 class CheckpointConfig(Config):
-    """`config.json`, format version 1.
+    """`config.json`, format version 2.
 
     Attributes:
         format_version: Of this file and of the names of the tensors.
@@ -44,7 +44,7 @@ class CheckpointConfig(Config):
         weights: File -> SHA-256.
     """
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     foundation_version: str
     model: ModelConfig
     scaling_provenance: dict[str, Any]

@@ -10,8 +10,6 @@ from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from foundation.nn.gather import take_rows
-
 Kind = Literal["even", "odd"]
 
 
@@ -83,7 +81,9 @@ class Coupling(nn.Module):
 
 
 class SymmetricCoupling(nn.Module):
-    """`Coupling` of features with themselves: only pairs of components that differ, each once.
+    """`Coupling` of features with themselves: each pair of components once.
+
+    The pairs are the components and the same ones turned around by 0, 1, … half their number: products of slices.
 
     Args:
         degree: Largest degree of the features.
@@ -93,13 +93,12 @@ class SymmetricCoupling(nn.Module):
         num_paths: Paths of each degree.
     """
 
-    left: Tensor
-    right: Tensor
-
     def __init__(self, degree: int, out_degree: int) -> None:
         super().__init__()
         size, degrees = (degree + 1) ** 2, range(degree + 1)
-        pairs = torch.triu_indices(size, size)
+        self.counts = [size] * ((size + 1) // 2) + [size // 2] * (size % 2 == 0)
+        first = torch.cat([torch.arange(count) for count in self.counts])
+        second = torch.cat([(torch.arange(count) + shift) % size for shift, count in enumerate(self.counts)])
         rows = []
         self.num_paths: list[int] = []
         for out in range(out_degree + 1):
@@ -110,18 +109,17 @@ class SymmetricCoupling(nn.Module):
                     left, right, out
                 )
             both = matrix + matrix.transpose(2, 3) * (1 - torch.eye(size, dtype=torch.float64))
-            rows.append(both[:, :, pairs[0], pairs[1]].flatten(0, 1))
+            rows.append(both[:, :, first, second].flatten(0, 1))
             self.num_paths.append(len(paths))
         self.register_buffer("matrix", torch.cat(rows), persistent=False)
-        self.register_buffer("left", pairs[0], persistent=False)
-        self.register_buffer("right", pairs[1], persistent=False)
 
     def forward(
         self, features: Float[Tensor, "atoms components channels"]
     ) -> list[Float[Tensor, "atoms _m _paths channels"]]:
         """Couple features with themselves; one tensor a degree, `[atoms, 2l+1, paths, channels]`."""
-        products = take_rows(features, self.left, dim=1) * take_rows(features, self.right, dim=1)
-        return _by_degree(self.get_buffer("matrix"), products, self.num_paths)
+        around = torch.cat([features, features[:, : len(self.counts) - 1]], dim=1)
+        products = [features[:, :count] * around[:, shift : shift + count] for shift, count in enumerate(self.counts)]
+        return _by_degree(self.get_buffer("matrix"), torch.cat(products, dim=1), self.num_paths)
 
 
 def _starts(degrees: Sequence[int]) -> list[int]:

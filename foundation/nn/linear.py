@@ -117,7 +117,6 @@ class UniformLinear(nn.Module):
     """
 
     gain: Tensor
-    degree_of_component: Tensor
 
     def __init__(self, degree: int, in_channels: int, out_channels: int, *, num_levels: int = 0) -> None:
         super().__init__()
@@ -125,7 +124,6 @@ class UniformLinear(nn.Module):
         self.num_levels = num_levels
         self.weight = _drawn((degree + 1, in_channels, out_channels), num_levels)
         self.register_buffer("gain", torch.full((degree + 1,), in_channels**-0.5))
-        self.register_buffer("degree_of_component", degrees_of_components(degree), persistent=False)
 
     def forward(
         self, inputs: Float[Tensor, "atoms components _"], level: Level | None = None
@@ -134,7 +132,7 @@ class UniformLinear(nn.Module):
         weight = _of_level(self.weight, self.num_levels, level)
         if self.calibrating:
             self._calibrate(inputs, weight)
-        weights = take_rows(weight * self.gain[:, None, None], self.degree_of_component)
+        weights = over_components(weight * self.gain[:, None, None])
         return torch.bmm(inputs.transpose(0, 1), weights).transpose(0, 1)
 
     @torch.no_grad()
@@ -153,6 +151,19 @@ def degrees_of_components(degree: int) -> Int[Tensor, " components"]:
     """The l of each component (l, m): 0, 1, 1, 1, 2, …"""
     orders = torch.arange(degree + 1)
     return orders.repeat_interleave(2 * orders + 1)
+
+
+def over_components(values: Float[Tensor, "*_"], *, dim: int = 0) -> Float[Tensor, "*_"]:
+    """Repeat what each degree has along one axis for its components: `[…, degrees, …] -> […, (l+1)², …]`.
+
+    Copies of slices, which a compiler merges into what follows; of an index it would make a call.
+    """
+    shape = list(values.shape)
+    parts = []
+    for degree in range(shape[dim]):
+        shape[dim] = 2 * degree + 1
+        parts.append(values.narrow(dim, degree, 1).expand(shape))
+    return torch.cat(parts, dim=dim)
 
 
 @contextmanager

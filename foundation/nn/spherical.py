@@ -1,53 +1,60 @@
-"""Spherical harmonics as projections of tensor powers: few matrix products, cheap to differentiate twice."""
+"""Real spherical harmonics by recursion in the components of unit vectors: few small operations, twice differentiable."""
 
 from __future__ import annotations
 
+import math
+
 import torch
-from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def projector(degree: int) -> Float[Tensor, "power m"]:
-    """Matrix that takes the l-th tensor power of a unit vector, `[3**l]`, to Y_l, `[2l+1]`, component normalised.
-
-    Built by coupling Y_{l-1} with Y_1 and fixing the scale on one vector against e3nn.
-    """
-    if degree == 0:
-        return torch.ones(1, 1, dtype=torch.float64)
-    coupled = torch.eye(3, dtype=torch.float64)
-    for lower in range(1, degree):
-        coupling = o3.wigner_3j(lower, 1, lower + 1, dtype=torch.float64)
-        coupled = torch.einsum("pa,abc->pbc", coupled, coupling).reshape(3 ** (lower + 1), 2 * lower + 3)
-    probe = torch.tensor([0.36, 0.48, 0.8], dtype=torch.float64)
-    expected = o3.spherical_harmonics(degree, probe, normalize=True, normalization="component")
-    found = tensor_power(probe[None], degree)[0] @ coupled
-    return coupled * (expected @ found) / (found @ found)
-
-
-def tensor_power(vectors: Float[Tensor, "rows 3"], degree: int) -> Float[Tensor, "rows power"]:
-    """l-th tensor power of each vector, `[rows, 3**l]`; ones for l = 0."""
-    power = torch.ones_like(vectors[:, :1])
-    for _ in range(degree):
-        power = (power[:, :, None] * vectors[:, None, :]).reshape(len(vectors), -1)
-    return power
-
-
 class SphericalHarmonics(nn.Module):
-    """Y_0 … Y_degree of unit vectors, component normalised, e3nn's order: `[rows, 3] -> [rows, (degree+1)²]`."""
+    """Y_0 … Y_degree of unit vectors, component normalised, e3nn's order: `[rows, 3] -> [rows, (degree+1)²]`.
+
+    Y_lm = N_lm Q_lm(y) times the real (m ≥ 0) or imaginary (m < 0) part of (z + ix)^|m|, y the polar axis as in e3nn.
+    Every step is a product of numbers of one row, which a compiler makes one loop of; projections of tensor powers,
+    which this replaces, are matrix products whose derivatives it has to keep.
+
+    Source: recursion of Q_lm = P_lm / sin^m, Bigi et al., J. Chem. Phys. 159, 064802 (2023), without their square roots.
+    """
 
     def __init__(self, degree: int) -> None:
         super().__init__()
         self.degree = degree
-        for order in range(2, degree + 1):
-            self.register_buffer(f"projector_{order}", projector(order), persistent=False)
 
     def forward(self, unit_vectors: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows components"]:
-        harmonics = [torch.ones_like(unit_vectors[:, :1])]
-        if self.degree >= 1:
-            harmonics.append(unit_vectors * 3**0.5)
-        power = unit_vectors
-        for order in range(2, self.degree + 1):
-            power = (power[:, :, None] * unit_vectors[:, None, :]).flatten(1)
-            harmonics.append(power @ self.get_buffer(f"projector_{order}").to(power.dtype))
-        return torch.cat(harmonics, dim=1)
+        x, y, z = unit_vectors.unbind(1)
+        legendre = _legendre(y, self.degree)
+        real: list[Tensor | float] = [1.0, z]
+        imaginary: list[Tensor | float] = [0.0, x]
+        for _ in range(1, self.degree):
+            before, behind = real[-1], imaginary[-1]
+            real.append(z * before - x * behind)
+            imaginary.append(z * behind + x * before)
+        columns: list[Tensor | float] = []
+        for degree in range(self.degree + 1):
+            for order in range(-degree, degree + 1):
+                turning = imaginary[-order] if order < 0 else real[order]
+                columns.append(_norm(degree, abs(order)) * legendre[degree, abs(order)] * turning)
+        return torch.stack([y.new_ones(y.shape), *columns[1:]], dim=1)
+
+
+def _legendre(y: Tensor, degree: int) -> dict[tuple[int, int], Tensor | float]:
+    """P_lm(y) / (1-y²)^(m/2), no Condon–Shortley phase, for 0 ≤ m ≤ l ≤ degree: polynomials; numbers where l = m."""
+    found: dict[tuple[int, int], Tensor | float] = {}
+    for order in range(degree + 1):
+        found[order, order] = float(math.prod(range(1, 2 * order, 2)))
+        if order < degree:
+            found[order + 1, order] = ((2 * order + 1) * found[order, order]) * y
+        for upper in range(order + 2, degree + 1):
+            first = (2 * upper - 1) / (upper - order)
+            second = (upper + order - 1) / (upper - order)
+            found[upper, order] = first * y * found[upper - 1, order] - second * found[upper - 2, order]
+    return found
+
+
+def _norm(degree: int, order: int) -> float:
+    """Σ_m Y_lm² = 2l + 1."""
+    ratio = math.factorial(degree - order) / math.factorial(degree + order)
+    return math.sqrt((2 * degree + 1) * ratio * (2 if order else 1))

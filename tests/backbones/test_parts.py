@@ -1,0 +1,87 @@
+"""Harmonics, splines and couplings against what defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from e3nn import o3
+
+from foundation.data.graph import build_graph, collate
+from foundation.data.neighbors import with_neighbors
+from foundation.model import FoundationModel
+from foundation.nn.coupling import Coupling, SymmetricCoupling, coupling_paths, outer
+from foundation.nn.linear import over_components
+from foundation.nn.radial import SplineBasis
+from foundation.nn.spherical import SphericalHarmonics
+
+
+@pytest.mark.parametrize("degree", range(7))
+def test_harmonics_are_those_of_e3nn_and_finite_at_the_poles(degree: int) -> None:
+    poles = torch.cat([torch.eye(3), -torch.eye(3)]).double()
+    random = torch.nn.functional.normalize(torch.randn(50, 3, dtype=torch.float64), dim=1)
+    vectors = torch.cat([poles, random]).requires_grad_()
+    found = SphericalHarmonics(degree)(vectors)
+    expected = o3.spherical_harmonics(list(range(degree + 1)), vectors, normalize=False, normalization="component")
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    if degree:
+        assert torch.autograd.gradcheck(SphericalHarmonics(degree), vectors[:8].detach().requires_grad_())
+        assert torch.autograd.gradgradcheck(SphericalHarmonics(degree), vectors[:8].detach().requires_grad_())
+
+
+def test_splines_keep_straight_lines_and_have_two_continuous_derivatives() -> None:
+    splines = SplineBasis(0.2, 5.0).double()
+    # Knots lie at odd multiples of 0.1 Å: there a piece ends and the next begins.
+    distances = torch.cat([torch.linspace(0, 5, 300).double(), splines.knots[2:-2]]).requires_grad_()
+    basis = splines(distances)
+    torch.testing.assert_close(basis.sum(1), torch.ones_like(distances), rtol=0, atol=1e-12)
+    torch.testing.assert_close(basis @ splines.knots, distances, rtol=0, atol=1e-12)
+    assert not splines(torch.tensor([17.3])).any()
+
+    parabola = basis @ splines.knots**2
+    (slope,) = torch.autograd.grad(parabola.sum(), distances, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), distances)
+    torch.testing.assert_close(slope, 2 * distances, rtol=0, atol=1e-9)
+    torch.testing.assert_close(curvature, torch.full_like(curvature, 2.0), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_the_symmetric_coupling_is_the_coupling_of_features_with_themselves(degree: int) -> None:
+    features = torch.randn(4, (degree + 1) ** 2, 3, dtype=torch.float64)
+    degrees = range(degree + 1)
+    full = Coupling(degrees, degrees, degree, kind="even").double()(outer(features, features))
+    part = SymmetricCoupling(degree, degree).double()(features)
+    for order in degrees:
+        every = coupling_paths(degrees, degrees, order, "even")
+        once = coupling_paths(degrees, degrees, order, "even", ordered=False)
+        kept = [every.index(path) for path in once]
+        assert part[order].shape[2] == len(once)
+        torch.testing.assert_close(part[order], full[order][:, :, kept])
+
+
+def test_values_of_degrees_are_repeated_for_their_components() -> None:
+    values = torch.arange(6.0).view(2, 3)
+    expected = values[:, [0, 1, 1, 1, 2, 2, 2, 2, 2]]
+    assert torch.equal(over_components(values, dim=1), expected)
+    assert torch.equal(over_components(values.T), expected.T)
+
+
+def test_close_knots_give_what_the_radial_network_gives_at_every_edge(
+    make_model: Callable[..., FoundationModel],
+) -> None:
+    positions = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 1.5
+    graph = build_graph(
+        positions=positions.numpy(), atomic_numbers=[6, 1, 7, 8, 1, 6], total_charge=0.0, spin_multiplicity=1
+    )
+    heads = {"energy": {"kind": "energy"}}
+    forces = {}
+    for spacing in (None, 0.4, 0.1, 0.025):
+        model = make_model(heads, radial_spacing=spacing).double()
+        forces[spacing] = model(collate([with_neighbors(graph, model.cutoff)]), properties=("energy", "forces"))["forces"]
+    size = forces[None].abs().max()
+    errors = [float((forces[spacing] - forces[None]).abs().max() / size) for spacing in (0.4, 0.1, 0.025)]
+    # The error falls with the square of the spacing.
+    assert errors[2] < 2e-3
+    assert errors[1] / errors[2] == pytest.approx(16, rel=0.2)
+    assert errors[0] > errors[1]
