@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -41,6 +43,8 @@ SHAKE = 0.3
 MOST_RECORDED = 48
 """Sizes of batches whose kernels are recorded on a CUDA device. Recording takes three steps' time and keeps their
 memory; where more sizes occur, as in mixtures of many molecules, it does not pay."""
+MOST_BROKEN_FILES = 20
+"""Half-written files of the compiler's cache that are removed before that is called broken."""
 RUNS_UNTIL_REPLAY = 3
 """CUDA graphs are warmed up in the first run, recorded in the second and replayed from the third on."""
 
@@ -196,11 +200,8 @@ class CompiledModel:
 
     def _is_right(self, function: _Function, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool) -> bool:
         """Whether a function does what the eager path does; false only where the program then goes on without."""
-        problem = None
         try:
-            with _shaken(self.model):
-                for _ in range(RUNS_UNTIL_REPLAY if self._records() else 1):
-                    problem = problem or _difference(self.model, function, graph, asked, create_graph=create_graph)
+            problem = self._compared(function, graph, asked, create_graph=create_graph)
         except Exception as error:  # the compiler raises what its many parts raise
             if isinstance(error, InputError | KeyboardInterrupt | MemoryError | torch.OutOfMemoryError):
                 raise
@@ -215,11 +216,40 @@ class CompiledModel:
         self._refuse(problem)
         return False
 
+    def _compared(self, function: _Function, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool) -> str | None:
+        """What is wrong with a function, if anything; compiles it, more than once where files of the cache are broken."""
+        problem = None
+        with _shaken(self.model):
+            for _ in range(MOST_BROKEN_FILES):
+                try:
+                    for _ in range(RUNS_UNTIL_REPLAY if self._records() else 1):
+                        problem = problem or _difference(self.model, function, graph, asked, create_graph=create_graph)
+                    return problem
+                except Exception as error:
+                    if not _removed_half_written(error):
+                        raise
+        return f"more than {MOST_BROKEN_FILES} files of the compiler's cache are broken"
+
     def _refuse(self, problem: str) -> None:
         """Raise InputError, or warn where the program may go on without."""
         if self.fallback != "eager":
             raise InputError(f"compile: {problem}; allowed: not to compile, or fallback: eager to go on without")
         warnings.warn(f"compile: {problem}; going on without (fallback: eager)", stacklevel=3)
+
+
+def _removed_half_written(error: Exception) -> bool:
+    """Remove the file of the compiler's cache that an error calls incomplete; false if it is about something else.
+
+    A program that is killed while it compiles leaves one behind, and every later one would end there.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    found = re.search(r"(/\S+\.so): (?:file too short|invalid ELF header|cannot read file data)", str(error))
+    if found is None or not Path(found[1]).is_relative_to(cache_dir()):
+        return False
+    Path(found[1]).unlink(missing_ok=True)
+    logger.info("removed %s, which another program left half written", found[1])
+    return True
 
 
 def _compilations() -> int:

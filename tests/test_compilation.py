@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -156,6 +157,31 @@ def test_a_compiler_that_fails_is_one_message_or_a_warning(
         found = allowed(graph, properties=ASKED)
     assert torch.equal(found["forces"], model(graph, properties=ASKED)["forces"])
     assert allowed(graph, properties=ASKED).keys() == set(ASKED)
+
+
+def test_what_a_killed_compiler_left_half_written_is_removed_and_made_anew(
+    model: FoundationModel, graph: AtomGraph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    files = [tmp_path / "cache" / "one.main.so", tmp_path / "cache" / "two.main.so"]
+    for file in (*files, tmp_path / "elsewhere.so"):
+        file.write_bytes(b"\x7fELF")
+
+    def opened(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        for file in files:
+            if file.exists():
+                ctypes.CDLL(str(file))
+        return outputs
+
+    monkeypatch.setattr(compilation, "compiled", wrong(opened))
+    found = CompiledModel(model)(graph, properties=ASKED)
+    assert torch.equal(found["forces"], model(graph, properties=ASKED)["forces"])
+    assert not any(file.exists() for file in files)
+    files.append(tmp_path / "elsewhere.so")
+    with pytest.raises(InputError, match=r"cannot be compiled here: OSError: .*elsewhere\.so: file too short"):
+        CompiledModel(model)(graph, properties=ASKED)
+    assert files[-1].exists()
 
 
 def test_compiling_is_off_unless_asked_for() -> None:

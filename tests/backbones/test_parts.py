@@ -30,20 +30,25 @@ def test_harmonics_are_those_of_e3nn_and_finite_at_the_poles(degree: int) -> Non
         assert torch.autograd.gradgradcheck(SphericalHarmonics(degree), vectors[:8].detach().requires_grad_())
 
 
-def test_splines_keep_straight_lines_and_have_two_continuous_derivatives() -> None:
-    splines = SplineBasis(0.2, 5.0).double()
-    # Knots lie at odd multiples of 0.1 Å: there a piece ends and the next begins.
-    distances = torch.cat([torch.linspace(0, 5, 300).double(), splines.knots[2:-2]]).requires_grad_()
+def test_splines_keep_straight_lines_and_have_four_continuous_derivatives() -> None:
+    splines = SplineBasis(0.2, 5.0)
+    distances = torch.linspace(0, 5, 300).double()
     basis = splines(distances)
     torch.testing.assert_close(basis.sum(1), torch.ones_like(distances), rtol=0, atol=1e-12)
     torch.testing.assert_close(basis @ splines.knots, distances, rtol=0, atol=1e-12)
-    assert not splines(torch.tensor([17.3])).any()
+    assert not splines(torch.tensor([6.11, 17.3])).any()
 
-    parabola = basis @ splines.knots**2
-    (slope,) = torch.autograd.grad(parabola.sum(), distances, create_graph=True)
-    (curvature,) = torch.autograd.grad(slope.sum(), distances)
-    torch.testing.assert_close(slope, 2 * distances, rtol=0, atol=1e-9)
-    torch.testing.assert_close(curvature, torch.full_like(curvature, 2.0), rtol=0, atol=1e-9)
+    # At knots a piece ends and the next begins: on them, and closely on both sides, all derivatives are the same.
+    knots, values = splines.knots[3:-3], torch.randn(len(splines.knots), dtype=torch.float64)
+    places = torch.cat([knots - 1e-9, knots, knots + 1e-9]).requires_grad_()
+    found = splines(places) @ values
+    for order in range(5):
+        before, on, after = found.detach().chunk(3)
+        size = float(on.abs().max())
+        torch.testing.assert_close(before, on, rtol=0, atol=1e-6 * size, msg=f"derivative {order}, below")
+        torch.testing.assert_close(after, on, rtol=0, atol=1e-6 * size, msg=f"derivative {order}, above")
+        if order < 4:
+            (found,) = torch.autograd.grad(found.sum(), places, create_graph=True)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
