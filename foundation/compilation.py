@@ -216,8 +216,10 @@ class CompiledModel:
         self._refuse(problem)
         return False
 
-    def _compared(self, function: _Function, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool) -> str | None:
-        """What is wrong with a function, if anything; compiles it, more than once where files of the cache are broken."""
+    def _compared(
+        self, function: _Function, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool
+    ) -> str | None:
+        """What is wrong with a function, if anything; it is compiled again where files of the cache are broken."""
         problem = None
         with _shaken(self.model):
             for _ in range(MOST_BROKEN_FILES):

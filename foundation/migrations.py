@@ -23,7 +23,6 @@ Step = Callable[[Document, Tensors], tuple[Document, Tensors]]
 """Turns the document and the tensors of one version into those of the next; `format_version` is raised for it."""
 
 
-
 def _radial_network_at_every_edge(document: Document, tensors: Tensors) -> tuple[Document, Tensors]:
     """1 to 2: the equivariant backbone evaluates its radial network at knots, unless it is told not to as here."""
     model = document["model"]

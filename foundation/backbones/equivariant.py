@@ -32,7 +32,7 @@ from foundation.nn.linear import (
     over_components,
 )
 from foundation.nn.norm import bounded
-from foundation.nn.radial import SplineBasis, RadialTrunk, envelope
+from foundation.nn.radial import RadialTrunk, SplineBasis, envelope
 from foundation.nn.recompute import recomputed
 from foundation.nn.spherical import SphericalHarmonics
 
@@ -54,8 +54,8 @@ class EquivariantConfig(Config):
         radial_width: Width of the radial network.
         radial_hidden: Hidden layers of the radial network.
         radial_groups: Groups of channels with an angular radial function of their own.
-        radial_spacing: Å from one distance at which the radial network is evaluated to the next; quintic splines between.
-            null: it is evaluated at every edge.
+        radial_spacing: Å between the distances at which the radial network is evaluated, with quintic splines between
+            them; null: it is evaluated at every edge.
         use_charge: Condition on total charge and spin multiplicity.
         level_sharing: How far a step of one level of theory moves the weights of the others, those of heads too. 1: all
             have the same weights (but for scales of channels); below 1 each has its own; 0: no step moves another's.
@@ -94,7 +94,7 @@ class EquivariantConfig(Config):
 def at_slots(
     values: Float[Tensor, "knots _"], splines: Float[Tensor, "slots knots"] | None
 ) -> Float[Tensor, "slots _"]:
-    """Radial functions at the distances of all slots, from their values at knots (which are the slots without splines)."""
+    """Radial functions of all slots from their values at knots; without splines the knots are the slots."""
     return values if splines is None else splines @ values
 
 
@@ -224,7 +224,7 @@ class Layer(nn.Module):
         level: Level,
         with_pseudo: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        atoms, size = geometry.num_atoms, (self.degree + 1) ** 2
+        size = (self.degree + 1) ** 2
         angular = self._angular(harmonics, hidden, splines, geometry, level)
         sums = bounded(self.natural_sum(natural, hidden, splines, angular, geometry, level))
         low = sums if sums.shape[1] == size else sums[:, :size]
@@ -350,9 +350,7 @@ class EquivariantBackbone(nn.Module):
         scalars = self.conditioning(graph, element_index)
         geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
         splines = None if self.splines is None else self.splines(geometry.distances)
-        hidden = self.trunk(
-            geometry.distances if self.splines is None else self.splines.knots.to(scalars.dtype), level
-        )
+        hidden = self.trunk(geometry.distances if self.splines is None else self.splines.knots.to(scalars.dtype), level)
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
         harmonics = self.harmonics(geometry.unit_vectors) * decay
         level_index = take_rows(graph.level_index, graph.graph_index)

@@ -1,4 +1,4 @@
-"""Real spherical harmonics by recursion in the components of unit vectors: few small operations, twice differentiable."""
+"""Real spherical harmonics by recursion in the components of unit vectors, differentiable as often as one likes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ class SphericalHarmonics(nn.Module):
     """Y_0 … Y_degree of unit vectors, component normalised, e3nn's order: `[rows, 3] -> [rows, (degree+1)²]`.
 
     Y_lm = N_lm Q_lm(y) times the real (m ≥ 0) or imaginary (m < 0) part of (z + ix)^|m|, y the polar axis as in e3nn.
-    Every step is a product of numbers of one row, which a compiler makes one loop of; projections of tensor powers,
-    which this replaces, are matrix products whose derivatives it has to keep.
+    Each step multiplies numbers of one row, so that a compiler makes one loop of all of them and their derivatives.
 
-    Source: recursion of Q_lm = P_lm / sin^m, Bigi et al., J. Chem. Phys. 159, 064802 (2023), without their square roots.
+    Source: the recursion of Q_lm = P_lm / sin^m in Bigi et al., J. Chem. Phys. 159, 064802 (2023).
     """
 
     def __init__(self, degree: int) -> None:
@@ -32,12 +31,14 @@ class SphericalHarmonics(nn.Module):
             before, behind = real[-1], imaginary[-1]
             real.append(z * before - x * behind)
             imaginary.append(z * behind + x * before)
-        columns: list[Tensor | float] = []
-        for degree in range(self.degree + 1):
+        columns = [torch.ones_like(y)]
+        for degree in range(1, self.degree + 1):
             for order in range(-degree, degree + 1):
                 turning = imaginary[-order] if order < 0 else real[order]
-                columns.append(_norm(degree, abs(order)) * legendre[degree, abs(order)] * turning)
-        return torch.stack([y.new_ones(y.shape), *columns[1:]], dim=1)
+                column = _norm(degree, abs(order)) * legendre[degree, abs(order)] * turning
+                assert isinstance(column, Tensor)
+                columns.append(column)
+        return torch.stack(columns, dim=1)
 
 
 def _legendre(y: Tensor, degree: int) -> dict[tuple[int, int], Tensor | float]:

@@ -83,7 +83,9 @@ def test_close_knots_give_what_the_radial_network_gives_at_every_edge(
     forces = {}
     for spacing in (None, 0.4, 0.1, 0.025):
         model = make_model(heads, radial_spacing=spacing).double()
-        forces[spacing] = model(collate([with_neighbors(graph, model.cutoff)]), properties=("energy", "forces"))["forces"]
+        forces[spacing] = model(collate([with_neighbors(graph, model.cutoff)]), properties=("energy", "forces"))[
+            "forces"
+        ]
     size = forces[None].abs().max()
     errors = [float((forces[spacing] - forces[None]).abs().max() / size) for spacing in (0.4, 0.1, 0.025)]
     # The error falls with the square of the spacing.

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from foundation import cli
 from foundation.backbones import equivariant
-from foundation.backbones.equivariant import EquivariantConfig
+from foundation.backbones.equivariant import EquivariantConfig, at_slots
 from foundation.backbones.geometry import PaddedGeometry
 from foundation.nn.coupling import coupling_block
 from foundation.nn.gather import take_rows
@@ -171,16 +171,16 @@ class FrameNeighborSum(nn.Module):
         self.register_buffer("in_rows", torch.tensor(kept), persistent=False)
 
     def _radial(
-        self, hidden: Float[Tensor, "slots width"], angular: Float[Tensor, "groups atoms edge_components neighbors"]
+        self,
+        hidden: Float[Tensor, "knots width"],
+        splines: Float[Tensor, "slots knots"] | None,
+        angular: Float[Tensor, "groups atoms edge_components neighbors"],
     ) -> Sequence[Float[Tensor, "slots 1 degrees channels"]]:
         """Radial functions, one tensor an |m|; exactly zero in empty slots."""
         common = angular[:, :, 0].flatten(1)
-        slots = len(hidden)
-        if self.groups == 1:
-            radial = self.radial(hidden * common[0, :, None])
-        else:
-            by_group = self.radial(hidden).view(slots, -1, self.groups, self.channels // self.groups)
-            radial = by_group * common.T[:, None, :, None]
+        slots = common.shape[1]
+        radial = at_slots(self.radial(hidden), splines).view(slots, -1, self.groups, self.channels // self.groups)
+        radial = radial * common.T[:, None, :, None]
         return radial.view(slots, 1, -1, self.channels).split(self.in_counts, dim=2)
 
     def _turned(
@@ -197,19 +197,21 @@ class FrameNeighborSum(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "atoms components channels"],
-        hidden: Float[Tensor, "slots width"],
+        hidden: Float[Tensor, "knots width"],
+        splines: Float[Tensor, "slots knots"] | None,
         angular: Float[Tensor, "groups atoms edge_components neighbors"],
         geometry: PaddedGeometry,
         level: Level,  # noqa: ARG002 (none of its weights depend on it)
     ) -> Float[Tensor, "atoms out_components out_channels"]:
-        atoms, width, slots = geometry.num_atoms, geometry.width, len(hidden)
+        atoms, width, slots = geometry.num_atoms, geometry.width, len(geometry.distances)
         frames = _shared_frames(self.frames, geometry)
         signs = [1] + [2] * self.in_degree
         turned = self._turned(features, frames, geometry).split(
             [sign * count for sign, count in zip(signs, self.in_counts, strict=True)], dim=1
         )
         messages = []
-        for sign, part, radial, mixer in zip(signs, turned, self._radial(hidden, angular), self.mixers, strict=True):
+        radials = self._radial(hidden, splines, angular)
+        for sign, part, radial, mixer in zip(signs, turned, radials, self.mixers, strict=True):
             scaled = part.view(slots, sign, -1, self.channels) * radial
             mixed = mixer(scaled.view(slots * sign, -1))
             messages.append(mixed.view(slots, -1, self.channels))
