@@ -123,10 +123,6 @@ class NeighborSum(nn.Module):
     def _couplings(self) -> list[Coupling]:
         return list(self.couplings)  # type: ignore[arg-type]
 
-    def _by_group(self, values: Float[Tensor, "rows components channels"]) -> Float[Tensor, "rows _"]:
-        """Groups of channels one after another, each with all components: what a group reads is one piece of a row."""
-        return values.unflatten(2, (self.groups, -1)).transpose(1, 2).flatten(1)
-
     def _out_degrees(self) -> range:
         return range(len(self._couplings()[0].num_paths))
 
@@ -140,17 +136,20 @@ class NeighborSum(nn.Module):
         level: Level,
     ) -> Float[Tensor, "atoms out_components out_channels"]:
         atoms, width, groups = geometry.num_atoms, geometry.width, self.groups
-        rows = take_rows(self._by_group(features), geometry.senders)
-        radial = over_components(self.radial(hidden, level).unflatten(1, (-1, self.channels)), dim=1)
-        messages = (rows * at_slots(self._by_group(radial), splines)).view(atoms, width, groups, -1)
-        sums = [
-            torch.bmm(table, part).unflatten(2, (-1, self.channels // groups))
-            for table, part in zip(angular.unbind(), messages.unbind(2), strict=True)
-        ]
+        per_group = self.channels // groups
+        rows = take_rows(features.flatten(1), geometry.senders).view(atoms * width, -1, self.channels)
+        radial = at_slots(self.radial(hidden, level), splines).view(atoms * width, -1, 1, self.channels)
         sizes = [2 * degree + 1 for degree in range(self.in_degree + 1)]
         blocks = []
-        for coupling, *parts in zip(self._couplings(), *(one.split(sizes, dim=2) for one in sums), strict=True):
-            blocks.append(coupling(torch.cat(parts, dim=3).flatten(1, 2)))
+        for part, scale, coupling in zip(rows.split(sizes, dim=1), radial.unbind(1), self._couplings(), strict=True):
+            messages = part * scale
+            if groups == 1:
+                sums = torch.bmm(angular[0], messages.view(atoms, width, -1))
+                blocks.append(coupling(sums.view(atoms, -1, self.channels)))
+                continue
+            by_group = messages.view(atoms, width, -1, groups, per_group).permute(3, 0, 1, 2, 4).flatten(3)
+            sums = (angular @ by_group).view(groups, atoms, -1, per_group)
+            blocks.append(coupling(sums.permute(1, 2, 0, 3).flatten(2)))
         return self.linear(merged_paths(blocks), level)
 
 
