@@ -287,9 +287,8 @@ def compiled(
         # Lightning's DDP would have the graph cut between buckets, which derivatives inside of it forbid.
         settings = {"trace_autograd_ops": True, "optimize_ddp": False}
         # Sizes are counted by `CompiledModel`; its threshold is higher than torch's.
-        # What calls the kernels is C++ on a CPU, where Python takes a twentieth of a step of a small model for it.
-        written = {"triton.cudagraph_dynamic_shape_warn_limit": None, "cpp_wrapper": not positions.is_cuda}
-        with torch._dynamo.config.patch(settings), inductor.patch(written), warnings.catch_warnings():
+        sizes_warned_of = inductor.patch({"triton.cudagraph_dynamic_shape_warn_limit": None})
+        with torch._dynamo.config.patch(settings), sizes_warned_of, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             outputs = traced(positions, strain, tensors, num_graphs, max_neighbors)
         # The next replay writes over what this one gave.
