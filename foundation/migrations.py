@@ -25,10 +25,12 @@ Step = Callable[[Document, Tensors], tuple[Document, Tensors]]
 
 def _radial_network_at_every_edge(document: Document, tensors: Tensors) -> tuple[Document, Tensors]:
     """1 to 2: the equivariant backbone evaluates its radial network at knots, unless it is told not to as here."""
-    model = document["model"]
-    if model["backbone"]["kind"] == "equivariant":
-        model = {**model, "backbone": {**model["backbone"], "radial_spacing": None}}
-    return {**document, "model": model}, tensors
+    model = document.get("model")
+    backbone = model.get("backbone") if isinstance(model, dict) else None
+    # What is not as it should be is for the validation that follows to say.
+    if isinstance(model, dict) and isinstance(backbone, dict) and backbone.get("kind") == "equivariant":
+        document = {**document, "model": {**model, "backbone": {**backbone, "radial_spacing": None}}}
+    return document, tensors
 
 
 STEPS: Mapping[int, Step] = {1: _radial_network_at_every_edge}
