@@ -147,12 +147,6 @@ def _gain(inputs: Tensor, weight: Tensor) -> float:
     return min(1.0 / size, MAXIMUM_GAIN * len(weight) ** -0.5) if size > 0 else len(weight) ** -0.5
 
 
-def degrees_of_components(degree: int) -> Int[Tensor, " components"]:
-    """The l of each component (l, m): 0, 1, 1, 1, 2, …"""
-    orders = torch.arange(degree + 1)
-    return orders.repeat_interleave(2 * orders + 1)
-
-
 def over_components(values: Float[Tensor, "*_"], *, dim: int = 0) -> Float[Tensor, "*_"]:
     """Repeat what each degree has along one axis for its components: `[…, degrees, …] -> […, (l+1)², …]`.
 
