@@ -222,7 +222,7 @@ class CompiledModel:
         """What is wrong with a function, if anything; it is compiled again where files of the cache are broken."""
         problem = None
         with _shaken(self.model):
-            for _ in range(MOST_BROKEN_FILES):
+            for _ in range(MOST_BROKEN_FILES + 1):
                 try:
                     for _ in range(RUNS_UNTIL_REPLAY if self._records() else 1):
                         problem = problem or _difference(self.model, function, graph, asked, create_graph=create_graph)
