@@ -3,6 +3,7 @@
 setup RIVAL                       make a rival's environment (mace, nequip)
 curve ROW [KEY=VALUE ...]         train under the clock and evaluate; the same command again goes on
 speed ROW [KEY=VALUE ...]         throughput, latency, memory, distance from the machine's limits
+turns ROW ROW ...                 ratios of speeds: processes that take turns, so that a changing machine is fair to all
 list                              all rows
 table                             results as markdown
 plot FILE                         time-to-error curves as PNG or SVG
@@ -20,12 +21,14 @@ from benchmarks.backbones.environments import set_up
 from benchmarks.backbones.plot import plot_curves
 from benchmarks.backbones.programs.registry import RIVALS
 from benchmarks.backbones.results import RESULTS
-from benchmarks.backbones.rows import ROWS_FILE, load_rows
+from benchmarks.backbones.rows import CASES, ROWS_FILE, load_rows
 from benchmarks.backbones.speed import run_speed
 from benchmarks.backbones.table import tables
+from benchmarks.backbones.turns import run_turns
 from foundation.errors import InputError
 
 INPUT_AT_FAULT = 2
+LEAST_ROUNDS = 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,11 +49,22 @@ def build_parser() -> argparse.ArgumentParser:
     speed = commands.add_parser("speed", help="throughput, latency and memory of a row")
     speed.add_argument("row")
     speed.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. cases='[train8]' threads='[1]'")
+    turns = commands.add_parser("turns", help="how many times as fast as the first row others are, in turns")
+    turns.add_argument("row", nargs="+")
+    turns.add_argument("--case", choices=CASES, default="train8")
+    turns.add_argument("--threads", type=int, default=2)
+    turns.add_argument("--rounds", type=_rounds, default=20)
     commands.add_parser("list", help="all rows")
     commands.add_parser("table", help="results as markdown")
     plot = commands.add_parser("plot", help="time-to-error curves as a picture")
     plot.add_argument("file", type=Path, help="ending in .png or .svg")
     return parser
+
+
+def _rounds(word: str) -> int:
+    if int(word) < LEAST_ROUNDS:
+        raise argparse.ArgumentTypeError(f"got {word}; allowed: {LEAST_ROUNDS} or more")
+    return int(word)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -75,6 +89,16 @@ def run(options: argparse.Namespace) -> None:
             print(file)
         case "speed":
             print(run_speed(options.row, rows, overrides=options.overrides, results=options.results))
+        case "turns":
+            file = run_turns(
+                options.row,
+                rows,
+                case=options.case,
+                threads=options.threads,
+                rounds=options.rounds,
+                results=options.results,
+            )
+            print(file)
         case "list":
             for kind, names in (("curve", rows.curves), ("speed", rows.speed)):
                 print("\n".join(f"{kind} {name}" for name in names))

@@ -19,7 +19,7 @@ from benchmarks.backbones.results import provenance, write_results
 from benchmarks.backbones.rows import NUM_ATOMS, Case, Rows, SpeedRow
 from foundation.config import apply_overrides, to_dict, validate
 
-__all__ = ["derived", "run_speed"]
+__all__ = ["derived", "failure", "run_speed"]
 
 MOLECULES_A_STEP = 8
 
@@ -83,7 +83,7 @@ def _measure(
             check=False,
         )
         if done.returncode != 0 or not output.is_file():
-            return {"failed": _reason(done, row.memory_limit_gib)}
+            return {"failed": failure(done.stderr, done.returncode, row.memory_limit_gib)}
         found = json.loads(output.read_text(encoding="utf-8"))
     return found | derived(found, case)
 
@@ -100,11 +100,18 @@ def derived(found: dict[str, Any], case: Case) -> dict[str, Any]:
     return rates
 
 
-def _reason(done: subprocess.CompletedProcess[str], limit_gib: float) -> str:
-    lines = done.stderr.strip().splitlines()
+def failure(errors: str, code: int, limit_gib: float) -> str:
+    """Why a worker ended.
+
+    Args:
+        errors: What it wrote to its standard error.
+        code: Its exit status.
+        limit_gib: Of its memory.
+    """
+    lines = errors.strip().splitlines()
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-    last = (errors or lines or [f"ended with {done.returncode}"])[-1]
-    if "memory" in last.lower() or done.returncode in {-9, -6}:
+    last = (errors or lines or [f"ended with {code}"])[-1]
+    if "memory" in last.lower() or code in {-9, -6}:
         return f"out of memory (limit {limit_gib:g} GiB)"
     return last[:200]
 

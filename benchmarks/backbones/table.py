@@ -23,7 +23,8 @@ def tables(results: Path) -> str:
     parts = [_curve_table(curves, molecule=molecule, train=train) for molecule, train in sets]
     speed = [line for lines in read_results(results, kind="speed").values() for line in lines]
     parts += [_speed_table(case, [line for line in speed if line["case"] == case]) for case in CASES]
-    return "\n\n".join(part for part in (*parts, _scaling_table(speed)) if part)
+    turns = [_turns_table(lines) for lines in read_results(results, kind="turns").values()]
+    return "\n\n".join(part for part in (*parts, _scaling_table(speed), *turns) if part)
 
 
 def _curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, molecule: str, train: int) -> str:
@@ -109,6 +110,24 @@ def _scaling_table(lines: Sequence[Mapping[str, Any]]) -> str:
             rows.append([row, str(threads), allocator, f"{exponent:.3f}"])
     header = ["row", "threads", "allocator", f"cost exponent, {SMALLEST_BOX} to {LARGEST_BOX}"]
     return f"### Scaling\n\n{_markdown(header, rows)}" if rows else ""
+
+
+def _turns_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Rows whose processes took turns."""
+    first = lines[0]
+    header = ["row", "fastest ms", "median ms", "times as fast (quartiles)", "commit"]
+    rows = [
+        [
+            line["name"],
+            f"{line['fastest_ms']:.2f}",
+            f"{line['median_ms']:.2f}",
+            f"{line['times_as_fast']:.3f} ({line['lower_quartile']:.3f}–{line['upper_quartile']:.3f})",
+            line["commit"],
+        ]
+        for line in lines
+    ]
+    title = f"{first['case']}, {first['threads']} threads, {first['rounds']} turns each, compared with {first['name']}"
+    return f"### {title}\n\n{_markdown(header, rows)}"
 
 
 def _speed_cells(line: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,12 @@ curves:
     first_point_cpu_s: 0.1
     growth: 2.0
     seed: 0
-speed: {{}}
+speed:
+  tiny: &speed
+    {{model: tiny, mode: eager, cases: [aspirin], threads: [1], allocators: [keep], memory_limit_gib: 20,
+     repetitions: 3, max_seconds: 5}}
+  twin: *speed
+  starved: {{<<: *speed, memory_limit_gib: 0.5}}
 """
 
 
@@ -133,6 +138,45 @@ def test_speed_tables_state_rates_failures_and_how_the_cost_grows(
     assert "| one | 1 | keep | 100.00 (1.00–2.00) | 520.8 | 500 | 2 | 5.0 | 1 | 2.0 |" in text
     assert "| one | 1 | keep | out of memory (limit 20 GiB) |" in text
     assert "| one | 1 | keep | 1.000 |" in text
+
+
+def test_ratios_are_of_turns_in_the_same_round(harness: Callable[[str], ModuleType]) -> None:
+    machine = [1.0, 2.0, 1.5]  # its speed from round to round
+    turns = {"slow": [[0.04 * now] * 3 for now in machine], "fast": [[0.03 * now] * 3 for now in machine]}
+    found = harness("turns").compared(turns)
+    assert found["slow"]["times_as_fast"] == found["slow"]["upper_quartile"] == 1.0
+    assert found["fast"]["times_as_fast"] == pytest.approx(4 / 3)
+    assert found["fast"]["upper_quartile"] - found["fast"]["lower_quartile"] == pytest.approx(0, abs=1e-12)
+    assert (found["fast"]["fastest_ms"], found["fast"]["median_ms"]) == pytest.approx((30.0, 45.0))
+
+
+@pytest.mark.ci
+def test_rows_take_turns(
+    harness: Callable[[str], ModuleType],
+    shared_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "rows.yaml").write_text(ROWS.format(overrides=", ".join(TINY.split())), encoding="utf-8")
+    monkeypatch.setenv("BAKEOFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FOUNDATION_DATA", str(shared_data))
+    main = harness("__main__").main
+    common = ["--rows", str(tmp_path / "rows.yaml"), "--results", str(tmp_path / "results")]
+    few = ["--case", "aspirin", "--threads", "1", "--rounds", "3"]
+    assert main([*common, "turns", "tiny", "twin", *few]) == 0, capsys.readouterr().err
+    first, second = harness("results").read_results(tmp_path / "results", kind="turns")["tiny_aspirin"]
+    assert (first["name"], second["name"]) == ("tiny", "twin")
+    assert first["times_as_fast"] == 1.0
+    assert 0.2 < second["times_as_fast"] < 5.0
+    assert 0.0 < second["fastest_ms"] <= second["median_ms"]
+    capsys.readouterr()
+    assert main([*common, "table"]) == 0
+    assert "aspirin, 1 threads, 3 turns each, compared with tiny" in capsys.readouterr().out
+    assert main([*common, "turns", "tiny", "starved", *few]) == 2
+    assert "starved: out of memory (limit 0.5 GiB)" in capsys.readouterr().err
+    assert main([*common, "turns", "tiny", "tiny", *few]) == 2
+    assert "turns: got 'tiny' twice" in capsys.readouterr().err
 
 
 @pytest.mark.ci

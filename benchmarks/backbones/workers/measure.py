@@ -29,6 +29,8 @@ WARM_UP = 4
 LEAST_REPETITIONS = 3
 GIB = 2**30
 NUM_BATCHES = 8
+TURN = "turn: "
+STEPS_A_TURN = 5
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Request:
         output: Where the result goes, JSON.
         device: cpu or cuda.
         tf32: Whether matrix products of float32 arrays may run in TF32.
+        in_turns: Whether to work when told so, a line of standard input a turn, in place of writing `output`.
     """
 
     case: str
@@ -56,6 +59,7 @@ class Request:
     output: str
     device: str = "cpu"
     tf32: bool = False
+    in_turns: bool = False
 
     @property
     def batch_size(self) -> int | None:
@@ -207,6 +211,19 @@ def measure(request: Request, work: Work, *, mode: str, first_call_s: float) -> 
     }
 
 
+def take_turns(work: Work, device: str) -> None:
+    """A few steps for each line of standard input, their seconds onto standard output; an empty list when ready."""
+    print(f"{TURN}[]", flush=True)
+    for _ in sys.stdin:
+        seconds = []
+        for _ in range(STEPS_A_TURN):
+            started = time.perf_counter()
+            work.step()
+            wait_for(device)
+            seconds.append(time.perf_counter() - started)
+        print(f"{TURN}{json.dumps(seconds)}", flush=True)
+
+
 def main(build: Callable[[dict[str, Any], str, Request], Work]) -> None:
     """Build the work, measure it, write the result.
 
@@ -224,5 +241,9 @@ def main(build: Callable[[dict[str, Any], str, Request], Work]) -> None:
     started = time.perf_counter()
     work.step()
     wait_for(request.device)
-    result = measure(request, work, mode=mode, first_call_s=time.perf_counter() - started)
+    first_call_s = time.perf_counter() - started
+    if request.in_turns:
+        take_turns(work, request.device)
+        return
+    result = measure(request, work, mode=mode, first_call_s=first_call_s)
     Path(request.output).write_text(json.dumps(result), encoding="utf-8")
