@@ -1,4 +1,4 @@
-"""Ratios of speeds on a machine whose own speed changes: processes that take turns, each waiting while another works."""
+"""Ratios of speeds on a machine whose own speed changes: processes that take turns, one waiting while another works."""
 
 from __future__ import annotations
 
