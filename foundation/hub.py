@@ -7,7 +7,6 @@ Everything is turned into a local model directory. Only the files of a model are
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from foundation.errors import InputError
+from foundation.resources import cache_dir
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -27,11 +27,6 @@ _REQUIRED = (CONFIG_FILE, WEIGHTS_FILE)
 
 _HUB_ID = re.compile(r"^(?P<repository>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)$")
 _UNPINNED_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-
-
-def cache_directory() -> Path:
-    """Where fetched models are kept: `$FOUNDATION_CACHE`, else `~/.cache/foundation`."""
-    return Path(os.environ.get("FOUNDATION_CACHE", "~/.cache/foundation")).expanduser()
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -91,7 +86,7 @@ def _fetch_url(url: str) -> Path:
         if system.exists(f"{base}/model/{CONFIG_FILE}"):
             base = f"{base}/model"
         config = system.cat_file(f"{base}/{CONFIG_FILE}")
-        target = cache_directory() / "models" / hashlib.sha256(url.encode() + config).hexdigest()[:24]
+        target = cache_dir() / "models" / hashlib.sha256(url.encode() + config).hexdigest()[:24]
         if not all((target / name).is_file() for name in _REQUIRED):
             _copy_model(system, base, target)
     except FileNotFoundError as error:

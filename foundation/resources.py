@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-__all__ = ["data_cards_dir", "recipes_dir", "slurm_dir"]
+__all__ = ["cache_dir", "data_cards_dir", "recipes_dir", "slurm_dir"]
 
 _PACKAGE = Path(__file__).resolve().parent
+
+
+def cache_dir() -> Path:
+    """Where what can be made again is kept: `$FOUNDATION_CACHE`, else `~/.cache/foundation`."""
+    return Path(os.environ.get("FOUNDATION_CACHE", "~/.cache/foundation")).expanduser()
 
 
 def recipes_dir() -> Path:

@@ -87,6 +87,7 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOUNDATION_CACHE", str(directory))
+        patch.setenv("FOUNDATION_KERNELS", str(directory / "kernels"))  # tests with other caches build none again
         yield directory
 
 

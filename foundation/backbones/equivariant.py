@@ -1,7 +1,7 @@
 """The equivariant backbone: node-side Clebsch–Gordan contraction, a wide natural and a thin pseudo tower.
 
-Each layer sums Y_l1(r_ij) ⊗ (R(r_ij) ⊙ h_j) over neighbours as one batched GEMM, couples the sums at the atom, and
-multiplies them with themselves up to correlation order 3, as in the atomic cluster expansion.
+Each layer sums Y_l1(r_ij) ⊗ (R(r_ij) ⊙ h_j) over neighbours (`foundation.nn.neighbor_sum`), couples the sums at the
+atom, and multiplies them with themselves up to correlation order 3, as in the atomic cluster expansion.
 
 Source: density trick and products, Drautz, Phys. Rev. B 99, 014104 (2019); message passing of them, Batatia et al.,
 NeurIPS 2022 (arXiv 2206.07697). The layout, the factorised radial and the pseudo tower are our own.
@@ -31,6 +31,7 @@ from foundation.nn.linear import (
     UniformLinear,
     over_components,
 )
+from foundation.nn.neighbor_sum import neighbor_sum
 from foundation.nn.norm import bounded
 from foundation.nn.radial import RadialTrunk, SplineBasis, envelope
 from foundation.nn.recompute import recomputed
@@ -109,9 +110,7 @@ class NeighborSum(nn.Module):
         self, config: EquivariantConfig, *, channels: int, in_degree: int, out_channels: int, apart: int
     ) -> None:
         super().__init__()
-        self.groups = config.radial_groups
         self.channels = channels
-        self.in_degree = in_degree
         self.radial = ScaledLinear(config.radial_width, (in_degree + 1) * channels, num_levels=apart)
         self.couplings = nn.ModuleList(
             Coupling(range(config.edge_degree + 1), [degree], config.product_degree, kind="even")
@@ -131,25 +130,13 @@ class NeighborSum(nn.Module):
         features: Float[Tensor, "atoms components channels"],
         hidden: Float[Tensor, "knots width"],
         splines: Float[Tensor, "slots knots"] | None,
-        angular: Float[Tensor, "groups atoms edge_components neighbors"],
+        angular: Float[Tensor, "slots edge_components groups"],
         geometry: PaddedGeometry,
         level: Level,
     ) -> Float[Tensor, "atoms out_components out_channels"]:
-        atoms, width, groups = geometry.num_atoms, geometry.width, self.groups
-        per_group = self.channels // groups
-        rows = take_rows(features.flatten(1), geometry.senders).view(atoms * width, -1, self.channels)
-        radial = at_slots(self.radial(hidden, level), splines).view(atoms * width, -1, 1, self.channels)
-        sizes = [2 * degree + 1 for degree in range(self.in_degree + 1)]
-        blocks = []
-        for part, scale, coupling in zip(rows.split(sizes, dim=1), radial.unbind(1), self._couplings(), strict=True):
-            messages = part * scale
-            if groups == 1:
-                sums = torch.bmm(angular[0], messages.view(atoms, width, -1))
-                blocks.append(coupling(sums.view(atoms, -1, self.channels)))
-                continue
-            by_group = messages.view(atoms, width, -1, groups, per_group).permute(3, 0, 1, 2, 4).flatten(3)
-            sums = (angular @ by_group).view(groups, atoms, -1, per_group)
-            blocks.append(coupling(sums.permute(1, 2, 0, 3).flatten(2)))
+        radial = at_slots(self.radial(hidden, level), splines).view(len(angular), len(self.couplings), self.channels)
+        sums = neighbor_sum(angular, radial, features, geometry.senders, geometry.filled)
+        blocks = [coupling(part) for part, coupling in zip(sums, self._couplings(), strict=True)]
         return self.linear(merged_paths(blocks), level)
 
 
@@ -202,12 +189,11 @@ class Layer(nn.Module):
         return over_components(table.unflatten(2, (self.degree + 1, -1)), dim=2).flatten(1)
 
     def _angular(
-        self, harmonics: Tensor, hidden: Tensor, splines: Tensor | None, geometry: PaddedGeometry, level: Level
-    ) -> Float[Tensor, "groups atoms edge_components neighbors"]:
-        groups = self.config.radial_groups
-        radial = over_components(self.angular(hidden, level).unflatten(1, (groups, -1)), dim=2)
-        table = at_slots(radial.flatten(1), splines).view(len(harmonics), groups, -1) * harmonics[:, None]
-        return table.view(geometry.num_atoms, geometry.width, groups, -1).permute(2, 0, 3, 1)
+        self, harmonics: Tensor, hidden: Tensor, splines: Tensor | None, level: Level
+    ) -> Float[Tensor, "slots edge_components groups"]:
+        radial = self.angular(hidden, level).unflatten(1, (self.config.radial_groups, -1)).transpose(1, 2)
+        table = at_slots(over_components(radial, dim=1).flatten(1), splines)
+        return table.view(*harmonics.shape, self.config.radial_groups) * harmonics[:, :, None]
 
     def forward(
         self,
@@ -224,7 +210,7 @@ class Layer(nn.Module):
         with_pseudo: bool,
     ) -> tuple[Tensor, Tensor | None]:
         size = (self.degree + 1) ** 2
-        angular = self._angular(harmonics, hidden, splines, geometry, level)
+        angular = self._angular(harmonics, hidden, splines, level)
         sums = bounded(self.natural_sum(natural, hidden, splines, angular, geometry, level))
         low = sums if sums.shape[1] == size else sums[:, :size]
         scales = self._scales(element_index, level_index)

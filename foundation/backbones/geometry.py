@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foundation.data.graph import AtomGraph
@@ -20,6 +20,7 @@ class PaddedGeometry:
         senders: `[atoms * width]`.
         distances: `[atoms * width]`, Å, parameter dtype.
         unit_vectors: `[atoms * width, 3]`, from receiver to sender.
+        filled: `[atoms * width]`, which slots hold a neighbour.
         num_atoms: Rows.
         width: Slots a row.
     """
@@ -27,6 +28,7 @@ class PaddedGeometry:
     senders: Int[Tensor, " slots"]
     distances: Float[Tensor, " slots"]
     unit_vectors: Float[Tensor, "slots 3"]
+    filled: Bool[Tensor, " slots"]
     num_atoms: int
     width: int
 
@@ -43,4 +45,5 @@ def padded_geometry(graph: AtomGraph, *, cutoff: float, dtype: torch.dtype) -> P
     # A number, not an array: an array would be copied from the host in every pass, which waits for the device.
     padded = torch.where(graph.slot_filled[:, None], vectors, 2.0 * cutoff).to(dtype)
     distances = padded.square().sum(1).sqrt()
-    return PaddedGeometry(graph.slot_senders, distances, padded / distances[:, None], num_atoms, width)
+    unit_vectors = padded / distances[:, None]
+    return PaddedGeometry(graph.slot_senders, distances, unit_vectors, graph.slot_filled, num_atoms, width)

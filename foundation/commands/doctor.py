@@ -60,6 +60,7 @@ def run(_: argparse.Namespace) -> None:
                 print(f"package      {package} absent: {use}; pip install foundation[{extra}]")
     if not problems:
         _accelerators()
+        _kernels()
     print(f"allocator    {'freed memory is kept (faster)' if tune_allocator() else 'as the system has it'}")
     print(f"recipes      {recipes_dir()}")
     print(f"data cards   {data_cards_dir()}")
@@ -104,8 +105,16 @@ def _accelerators() -> None:
         print(f"accelerator  none; {torch.get_num_threads()} threads on the CPU")
 
 
+def _kernels() -> None:
+    from foundation.nn.neighbor_sum import has_kernel
+
+    print("kernels      " + ("built for this processor" if has_kernel() else "none: CPUs go without, half as fast"))
+
+
 def _disk() -> None:
-    cache = Path(os.environ.get("FOUNDATION_CACHE", "~/.cache/foundation")).expanduser()
+    from foundation.resources import cache_dir
+
+    cache = cache_dir()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 1e9
     writable = "writable" if os.access(existing, os.W_OK) else "NOT WRITABLE: set FOUNDATION_CACHE"

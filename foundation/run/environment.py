@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from foundation.errors import InputError
+from foundation.resources import cache_dir
 from foundation.run.ranks import num_devices
 
 __all__ = ["SharedDirectory", "check_environment", "check_writable"]
@@ -132,7 +133,7 @@ def check_writable(run: Path) -> None:
     Raises:
         InputError: Each place that refuses.
     """
-    cache = Path(os.environ.get("FOUNDATION_CACHE", "~/.cache/foundation")).expanduser()
+    cache = cache_dir()
     problems = []
     for place, advice in ((run, "another --out"), (cache, "FOUNDATION_CACHE=/another/place")):
         try:

@@ -207,7 +207,7 @@ class FoundationModule(LightningModule):
                         sums = self._compare(batch, step=0, training=True, metrics=metrics)
                     loss = (self.weights * sums[0]).sum()
                     if loss.requires_grad:
-                        loss.backward()
+                        self.backward(loss)
             except torch.OutOfMemoryError as error:
                 atoms, edges = len(batch.positions), len(batch.senders)
                 raise InputError(
@@ -237,6 +237,11 @@ class FoundationModule(LightningModule):
             # No label on this rank: the backward pass must still run, or the other ranks wait for it.
             loss = loss + 0.0 * next(p for p in self.model.parameters() if p.requires_grad).sum()
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradients of weights only: forces make the positions a leaf as well, whose gradient costs a fifth of a step."""
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        torch.autograd.backward(loss, *args, inputs=weights, **kwargs)
 
     def validation_step(self, batch: AtomGraph, batch_idx: int) -> None:
         """Accumulate losses and metrics; noise is the same in every validation."""

@@ -174,13 +174,13 @@ class FrameNeighborSum(nn.Module):
         self,
         hidden: Float[Tensor, "knots width"],
         splines: Float[Tensor, "slots knots"] | None,
-        angular: Float[Tensor, "groups atoms edge_components neighbors"],
+        angular: Float[Tensor, "slots edge_components groups"],
     ) -> Sequence[Float[Tensor, "slots 1 degrees channels"]]:
         """Radial functions, one tensor an |m|; exactly zero in empty slots."""
-        common = angular[:, :, 0].flatten(1)
-        slots = common.shape[1]
+        common = angular[:, 0]
+        slots = len(common)
         radial = at_slots(self.radial(hidden), splines).view(slots, -1, self.groups, self.channels // self.groups)
-        radial = radial * common.T[:, None, :, None]
+        radial = radial * common[:, None, :, None]
         return radial.view(slots, 1, -1, self.channels).split(self.in_counts, dim=2)
 
     def _turned(
@@ -199,7 +199,7 @@ class FrameNeighborSum(nn.Module):
         features: Float[Tensor, "atoms components channels"],
         hidden: Float[Tensor, "knots width"],
         splines: Float[Tensor, "slots knots"] | None,
-        angular: Float[Tensor, "groups atoms edge_components neighbors"],
+        angular: Float[Tensor, "slots edge_components groups"],
         geometry: PaddedGeometry,
         level: Level,  # noqa: ARG002 (none of its weights depend on it)
     ) -> Float[Tensor, "atoms out_components out_channels"]:

@@ -83,14 +83,15 @@ def build(settings: dict[str, Any], mode: str, request: Request) -> Work:
                 predict(next(batches), False)
 
         return Work(infer, model.num_parameters)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    weights = list(model.parameters())
+    optimizer = torch.optim.Adam(weights, lr=1e-4)
 
     def step() -> None:
         batch = next(batches)
         optimizer.zero_grad(set_to_none=True)
         result = predict(batch, True)
         losses = [(result[name] - batch.targets[name]).square().mean() for name in ENERGY_AND_FORCES]
-        torch.stack(losses).sum().backward()
+        torch.autograd.backward(torch.stack(losses).sum(), inputs=weights)  # as `foundation train`
         optimizer.step()
 
     return Work(step, model.num_parameters)

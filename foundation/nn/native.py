@@ -1,0 +1,100 @@
+"""C++ kernels for CPUs: built by the machine's own compiler when they are first needed, and kept.
+
+A file of the cache belongs to one source, one compiler and one kind of processor, so that machines may share the cache.
+Without a compiler everything goes through torch's operators instead, slower and with the same results.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from foundation.resources import cache_dir
+
+__all__ = ["SWITCH", "build"]
+
+SWITCH = "FOUNDATION_KERNELS"
+"""Variable: `off`, or the folder in which kernels are kept."""
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+LONGEST_BUILD_S = 300.0
+
+logger = logging.getLogger(__name__)
+
+
+def build(source: Path) -> ctypes.CDLL | None:
+    """Load a kernel, built before if it was not yet.
+
+    Args:
+        source: A C++ file that needs nothing but the standard library.
+
+    Returns:
+        None where kernels are switched off or cannot be built, which is said once with the reason.
+    """
+    setting = os.environ.get(SWITCH, "")
+    if setting.lower() in {"off", "0"}:
+        return None
+    compiler = _compiler()
+    if compiler is None:
+        _explain(f"no C++ compiler (looked for CXX, {', '.join(COMPILERS)})")
+        return None
+    folder = Path(setting).expanduser() if setting else cache_dir() / "kernels"
+    try:
+        target = folder / f"{source.stem}-{_fingerprint(source, compiler)}.so"
+        if not target.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(target.with_suffix(".lock"), timeout=LONGEST_BUILD_S):
+                if not target.is_file():
+                    _compile(source, compiler, target)
+        return ctypes.CDLL(str(target))
+    except subprocess.CalledProcessError as error:
+        _explain(f"{shlex.join(map(str, error.cmd))} failed: {error.stderr.strip()[:500]}")
+    except (OSError, Timeout, subprocess.TimeoutExpired) as error:
+        _explain(str(error))
+    return None
+
+
+def _explain(reason: str) -> None:
+    logger.warning("the fast kernels for CPUs are not used: %s; torch's operators are, about half as fast", reason)
+
+
+def _compiler() -> list[str] | None:
+    stated = shlex.split(os.environ.get("CXX", ""))
+    found = next((path for name in ([stated[0]] if stated else COMPILERS) if (path := shutil.which(name))), None)
+    return None if found is None else [found, *stated[1:]]
+
+
+def _compile(source: Path, compiler: list[str], target: Path) -> None:
+    """Whole or not at all: the library gets its name when it is finished."""
+    logger.info("building %s for this processor; once, half a minute", source.name)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        command = [*compiler, *FLAGS, str(source), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=LONGEST_BUILD_S)
+        made.replace(target)
+
+
+def _fingerprint(source: Path, compiler: list[str]) -> str:
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    parts = [source.read_text(encoding="utf-8"), *compiler, version, *FLAGS, _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    kept = ("model name", "model", "stepping", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.split(":")[0].strip() in kept}))
