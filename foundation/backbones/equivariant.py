@@ -33,9 +33,10 @@ from foundation.nn.linear import (
 )
 from foundation.nn.neighbor_sum import neighbor_sum
 from foundation.nn.norm import bounded
-from foundation.nn.radial import RadialTrunk, SplineBasis, envelope
+from foundation.nn.radial import RadialTrunk, envelope
 from foundation.nn.recompute import recomputed
 from foundation.nn.spherical import SphericalHarmonics
+from foundation.nn.splines import SplineBasis, interpolated
 
 
 class EquivariantConfig(Config):
@@ -93,10 +94,10 @@ class EquivariantConfig(Config):
 
 
 def at_slots(
-    values: Float[Tensor, "knots _"], splines: Float[Tensor, "slots knots"] | None
+    values: Float[Tensor, "knots _"], splines: Float[Tensor, "slots *knots"] | None
 ) -> Float[Tensor, "slots _"]:
     """Radial functions of all slots from their values at knots; without splines the knots are the slots."""
-    return values if splines is None else splines @ values
+    return values if splines is None else interpolated(values, splines)
 
 
 class NeighborSum(nn.Module):
@@ -129,7 +130,7 @@ class NeighborSum(nn.Module):
         self,
         features: Float[Tensor, "atoms components channels"],
         hidden: Float[Tensor, "knots width"],
-        splines: Float[Tensor, "slots knots"] | None,
+        splines: Float[Tensor, "slots *knots"] | None,
         angular: Float[Tensor, "slots edge_components groups"],
         geometry: PaddedGeometry,
         level: Level,
@@ -201,7 +202,7 @@ class Layer(nn.Module):
         pseudo: Float[Tensor, "atoms pseudo_components pseudo_channels"] | None,
         *,
         hidden: Float[Tensor, "knots width"],
-        splines: Float[Tensor, "slots knots"] | None,
+        splines: Float[Tensor, "slots *knots"] | None,
         harmonics: Float[Tensor, "slots edge_components"],
         geometry: PaddedGeometry,
         element_index: Int[Tensor, " atoms"],
@@ -334,7 +335,7 @@ class EquivariantBackbone(nn.Module):
         element_index = self.elements(graph.atomic_numbers)
         scalars = self.conditioning(graph, element_index)
         geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
-        splines = None if self.splines is None else self.splines(geometry.distances)
+        splines = None if self.splines is None else self.splines.at(geometry.distances)
         hidden = self.trunk(geometry.distances if self.splines is None else self.splines.knots.to(scalars.dtype), level)
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
         harmonics = self.harmonics(geometry.unit_vectors) * decay

@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -15,13 +15,17 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from foundation.resources import cache_dir
 
-__all__ = ["SWITCH", "build"]
+__all__ = ["SWITCH", "Kernel", "build", "checked_kernel"]
 
 SWITCH = "FOUNDATION_KERNELS"
 """Variable: `off`, or the folder in which kernels are kept."""
@@ -30,6 +34,62 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 LONGEST_BUILD_S = 300.0
 
 logger = logging.getLogger(__name__)
+
+
+class Kernel:
+    """The functions `NAME_float` and `NAME_double` of a library; NAME is its source's."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self._functions: dict[torch.dtype, Any] = {
+            torch.float32: getattr(library, f"{name}_float"),
+            torch.float64: getattr(library, f"{name}_double"),
+        }
+        for function in self._functions.values():
+            function.argtypes = [ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_void_p), ctypes.c_int]
+            function.restype = ctypes.c_int
+
+    def __call__(
+        self, dtype: torch.dtype, sizes: Sequence[int], arrays: Sequence[Tensor | None], operation: int
+    ) -> None:
+        """Run one operation.
+
+        Args:
+            dtype: Of all arrays of numbers.
+            sizes: What the source says.
+            arrays: Dense and on the CPU, outputs too; None where the operation does not use one.
+            operation: Its number.
+
+        Raises:
+            RuntimeError: The kernel does not know these sizes.
+        """
+        pointers = (ctypes.c_void_p * len(arrays))(*(None if one is None else one.data_ptr() for one in arrays))
+        if self._functions[dtype]((ctypes.c_int64 * len(sizes))(*sizes), pointers, operation) != 0:
+            raise RuntimeError(f"a kernel does not know the sizes {list(sizes)}")
+
+
+def checked_kernel(
+    source: Path, *, largest_error: Callable[[Kernel, torch.dtype], float], allowed: Mapping[torch.dtype, float]
+) -> Kernel | None:
+    """Build a kernel and compare it with torch's operators.
+
+    Args:
+        source: As for `build`.
+        largest_error: Of the kernel's results and derivatives against those of torch's operators, relative.
+        allowed: The largest that is allowed.
+
+    Returns:
+        None where it cannot be built or differs, which is said.
+    """
+    library = build(source)
+    if library is None:
+        return None
+    kernel = Kernel(library, source.stem)
+    for dtype, limit in allowed.items():
+        error = largest_error(kernel, dtype)
+        if not error <= limit:
+            _explain(f"{source.name} differs from torch's operators by {error:.1e} in {dtype}, allowed: {limit:.0e}")
+            return None
+    return kernel
 
 
 def build(source: Path) -> ctypes.CDLL | None:

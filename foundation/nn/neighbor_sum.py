@@ -10,9 +10,7 @@ devices and in other precisions, the same is done with batched matrix products.
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foundation.nn.gather import take_rows
-from foundation.nn.native import build
+from foundation.nn.native import Kernel, checked_kernel
 
 __all__ = ["has_kernel", "neighbor_sum", "sum_by_products"]
 
@@ -34,8 +32,6 @@ SHARES = 8
 atom: then the copies are no larger than the messages that need not be stored."""
 LARGEST_ERROR = {torch.float32: 1e-5, torch.float64: 1e-13}
 """Of the kernel against matrix products, relative to the norm."""
-
-logger = logging.getLogger(__name__)
 
 
 def neighbor_sum(
@@ -95,33 +91,12 @@ def _kernel_takes(angular: Tensor, radial: Tensor, features: Tensor) -> bool:
 @torch.compiler.assume_constant_result
 def has_kernel() -> bool:
     """Whether sums on CPUs go through the kernel: it could be built, and reproduces matrix products."""
-    return _library() is not None
+    return _kernel() is not None
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
-    library = build(Path(__file__).with_suffix(".cpp"))
-    if library is None:
-        return None
-    for dtype in LARGEST_ERROR:
-        function = _function(library, dtype)
-        function.argtypes = [ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_void_p), ctypes.c_int]
-        function.restype = ctypes.c_int
-        error = _largest_error(library, dtype)
-        if not error <= LARGEST_ERROR[dtype]:
-            logger.warning(
-                "the kernel for neighbour sums is not used: it differs from matrix products by %.1e in %s, allowed: "
-                "%.0e; torch's operators are used, about half as fast",
-                error,
-                dtype,
-                LARGEST_ERROR[dtype],
-            )
-            return None
-    return library
-
-
-def _function(library: ctypes.CDLL, dtype: torch.dtype) -> Any:
-    return library.neighbor_sum_float if dtype == torch.float32 else library.neighbor_sum_double
+def _kernel() -> Kernel | None:
+    return checked_kernel(Path(__file__).with_suffix(".cpp"), largest_error=_largest_error, allowed=LARGEST_ERROR)
 
 
 class _Factors(NamedTuple):
@@ -136,7 +111,7 @@ class _Slots(NamedTuple):
 
 
 def _call(
-    library: ctypes.CDLL, order: int, grad: Tensor | None, factors: _Factors, others: _Factors | None, slots: _Slots
+    kernel: Kernel, order: int, grad: Tensor | None, factors: _Factors, others: _Factors | None, slots: _Slots
 ) -> tuple[Tensor, ...]:
     """The sum (order 0), its derivatives (1), or the derivatives of those, that by `grad` first (2)."""
     angular, radial, features = factors
@@ -150,17 +125,14 @@ def _call(
     steps = [] if order == 0 else [torch.empty_like(one, memory_format=torch.contiguous_format) for one in factors]
     shares = None if order == 0 else features.new_empty(threads, atoms, components, channels)
     arrays = [*held, sums, *(steps or (None,) * 3), shares]
-    pointers = (ctypes.c_void_p * len(arrays))(*(None if one is None else one.data_ptr() for one in arrays))
-    sizes = (ctypes.c_int64 * 7)(atoms, width, groups, edge, radial.shape[1], channels, threads)
-    if _function(library, features.dtype)(sizes, pointers, order) != 0:
-        raise RuntimeError(f"the kernel for neighbour sums does not know sizes {list(sizes)}")
+    kernel(features.dtype, (atoms, width, groups, edge, radial.shape[1], channels, threads), arrays, order)
     return (*([] if sums is None else [sums]), *steps)
 
 
-def _built() -> ctypes.CDLL:
-    library = _library()
-    assert library is not None, "an operator of the kernel without the kernel"
-    return library
+def _built() -> Kernel:
+    kernel = _kernel()
+    assert kernel is not None, "an operator of the kernel without the kernel"
+    return kernel
 
 
 _FACTORS = "Tensor angular, Tensor radial, Tensor features"
@@ -295,7 +267,7 @@ _steps.register_autograd(_steps_backward, setup_context=_keep)
 _second.register_autograd(_second_backward, setup_context=_keep)
 
 
-def _largest_error(library: ctypes.CDLL, dtype: torch.dtype) -> float:
+def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:
     """Of the kernel against matrix products and their derivatives, on numbers at random."""
     generator = torch.Generator().manual_seed(0)
     atoms, width, edge, groups, degrees, channels = 5, 4, 9, 2, 3, 16
@@ -316,9 +288,9 @@ def _largest_error(library: ctypes.CDLL, dtype: torch.dtype) -> float:
         others = _Factors(*(random(*one.shape) * (one != 0) for one in factors))
         second = torch.autograd.grad(steps, (grad, *factors), others)
     found = [
-        *_call(library, 0, None, factors, None, slots),
-        *_call(library, 1, grad, factors, None, slots),
-        *_call(library, 2, grad, factors, others, slots),
+        *_call(kernel, 0, None, factors, None, slots),
+        *_call(kernel, 1, grad, factors, None, slots),
+        *_call(kernel, 2, grad, factors, others, slots),
     ]
     # In slots that are not filled the kernel counts nothing; matrix products still see a radial function there.
     filled = slots.filled[:, None, None]

@@ -42,35 +42,6 @@ def envelope(distances: Float[Tensor, " rows"], cutoff: float) -> Float[Tensor, 
     return (1 - ratio) ** 4 * (1 + ratio * (4 + ratio * (10 + 20 * ratio)))
 
 
-class SplineBasis(nn.Module):
-    """Quintic B-splines at equally spaced knots: `[rows] -> [rows, knots]`, r in Å.
-
-    Times the values of a function at `knots` they give that function, slightly smoothed and with four continuous
-    derivatives (the envelope has three), between them: a network of the distance need then be evaluated at the knots
-    only, however many edges there are. Constants and straight lines are kept exactly; far beyond the cutoff all
-    splines are zero.
-
-    Source: de Boor, A Practical Guide to Splines (1978), chapters IX and XII (Schoenberg's approximation).
-    """
-
-    knots: Float[Tensor, " knots"]
-
-    def __init__(self, spacing: float, cutoff: float) -> None:
-        super().__init__()
-        self.spacing = spacing
-        # Halfway between multiples of the spacing: none lies at zero, where Bessel functions are a limit.
-        numbers = torch.arange(-3, math.ceil(cutoff / spacing) + 3, dtype=torch.float64)
-        self.register_buffer("knots", (numbers + 0.5) * spacing, persistent=False)
-
-    def forward(self, distances: Float[Tensor, " rows"]) -> Float[Tensor, "rows knots"]:
-        offsets = (distances[:, None] - self.knots.to(distances.dtype)) * (1.0 / self.spacing)
-        # Not abs(): its derivative is zero at a knot, and the second one would lack a part there.
-        away = torch.where(offsets < 0, -offsets, offsets)
-        pieces = [torch.relu(reach - away) for reach in (3, 2, 1)]
-        fifth = [piece * piece.square().square() for piece in pieces]
-        return fifth[0] * (1 / 120) - fifth[1] * (6 / 120) + fifth[2] * (15 / 120)
-
-
 class RadialTrunk(nn.Module):
     """Bessel functions through a small MLP: `[rows] -> [rows, width]`. The envelope is applied later, by the caller."""
 

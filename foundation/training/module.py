@@ -239,7 +239,7 @@ class FoundationModule(LightningModule):
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Gradients of weights only: forces make the positions a leaf as well, whose gradient costs a fifth of a step."""
+        """Gradients of weights only; that of positions, which forces make a leaf too, would cost a fifth of a step."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         torch.autograd.backward(loss, *args, inputs=weights, **kwargs)
 

@@ -17,7 +17,15 @@ from foundation.data.neighbors import with_neighbors
 from foundation.model import FoundationModel
 from foundation.nn import native, neighbor_sum
 
-SIZES = [(7, 5, 4, 16, 3, 32), (7, 5, 4, 16, 3, 8), (5, 3, 3, 9, 2, 6), (4, 3, 1, 16, 5, 5), (3, 4, 2, 9, 4, 64), (2, 1, 1, 1, 1, 1)]
+SIZES = [
+    (7, 5, 4, 16, 3, 32),
+    (7, 5, 4, 16, 3, 8),
+    (5, 3, 3, 9, 2, 6),
+    (4, 3, 1, 16, 5, 5),
+    (3, 4, 2, 9, 4, 64),
+    (2, 1, 1, 1, 1, 1),
+]
+"""Atoms, slots of each, groups, components of harmonics, degrees, channels."""
 
 
 def random_factors(
@@ -151,9 +159,7 @@ def test_without_a_compiler_or_with_one_that_fails_it_is_said(
     assert not list((tmp_path / "kept").glob("*.so"))
 
 
-def test_a_kernel_is_built_once_and_anew_for_another_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kernel_is_built_once_and_anew_for_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "kernel.cpp"
     source.write_text('extern "C" int answer() { return 42; }', encoding="utf-8")
     monkeypatch.setenv(native.SWITCH, str(tmp_path / "kept"))
@@ -190,12 +196,12 @@ def test_a_planted_wrong_kernel_is_refused(
     monkeypatch.setenv(native.SWITCH, str(tmp_path / "kept"))
     monkeypatch.setattr(native, "FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in native.FLAGS))
     monkeypatch.setattr(neighbor_sum, "__file__", str(tmp_path / "neighbor_sum.py"))
-    neighbor_sum._library.cache_clear()
+    neighbor_sum._kernel.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert not neighbor_sum.has_kernel()
-        assert "differs from matrix products" in caplog.text
+        assert "differs from torch's operators" in caplog.text
     finally:
         monkeypatch.undo()
-        neighbor_sum._library.cache_clear()
+        neighbor_sum._kernel.cache_clear()
     assert neighbor_sum.has_kernel()

@@ -11,10 +11,11 @@ from e3nn import o3
 from foundation.data.graph import build_graph, collate
 from foundation.data.neighbors import with_neighbors
 from foundation.model import FoundationModel
+from foundation.nn import splines
 from foundation.nn.coupling import Coupling, SymmetricCoupling, coupling_paths, outer
 from foundation.nn.linear import over_components
-from foundation.nn.radial import SplineBasis
 from foundation.nn.spherical import SphericalHarmonics
+from foundation.nn.splines import SplineBasis
 
 
 @pytest.mark.parametrize("degree", range(7))
@@ -30,18 +31,57 @@ def test_harmonics_are_those_of_e3nn_and_finite_at_the_poles(degree: int) -> Non
         assert torch.autograd.gradgradcheck(SphericalHarmonics(degree), vectors[:8].detach().requires_grad_())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_kernel_adds_the_splines_of_the_matrix(dtype: torch.dtype) -> None:
+    assert splines.has_kernel()
+    basis = SplineBasis(0.2, 5.0)
+    generator = torch.Generator().manual_seed(0)
+    distances = torch.cat([torch.rand(400, generator=generator) * 7, torch.tensor([0.0, 5.0, 17.3])]).to(dtype)
+    values = torch.randn(len(basis.knots), 7, generator=generator, dtype=dtype)
+    turned = torch.randn(len(distances), 7, generator=generator, dtype=dtype)
+
+    def derivatives(at: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        """Of values and distances, the second ones by everything."""
+        moved, given = distances.clone().requires_grad_(), values.clone().requires_grad_()
+        by = turned.clone().requires_grad_()
+        found = splines.interpolated(given, at(moved))
+        first = torch.autograd.grad(found, (given, moved), by, create_graph=True)
+        second = torch.autograd.grad(sum(one.square().sum() for one in first), (given, moved, by))
+        return [found, *first, *second]
+
+    assert basis.at(distances).shape == distances.shape
+    for one, other in zip(derivatives(basis.at), derivatives(basis), strict=True):
+        tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.detach().abs().max()))
+
+
+def test_interpolation_has_the_derivatives_of_finite_differences_and_keeps_nan() -> None:
+    basis = SplineBasis(1.0, 4.0)
+    distances = (torch.rand(12, dtype=torch.float64) * 6).requires_grad_()
+    values = torch.randn(len(basis.knots), 3, dtype=torch.float64, requires_grad=True)
+
+    def interpolated(values: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+        return splines.interpolated(values, basis.at(distances))
+
+    assert torch.autograd.gradcheck(interpolated, (values, distances))
+    assert torch.autograd.gradgradcheck(interpolated, (values, distances))
+    lost = interpolated(values.detach(), torch.tensor([1.0, torch.nan], dtype=torch.float64))
+    assert torch.isfinite(lost[0]).all()
+    assert torch.isnan(lost[1]).all()
+
+
 def test_splines_keep_straight_lines_and_have_four_continuous_derivatives() -> None:
-    splines = SplineBasis(0.2, 5.0)
+    spline_basis = SplineBasis(0.2, 5.0)
     distances = torch.linspace(0, 5, 300).double()
-    basis = splines(distances)
+    basis = spline_basis(distances)
     torch.testing.assert_close(basis.sum(1), torch.ones_like(distances), rtol=0, atol=1e-12)
-    torch.testing.assert_close(basis @ splines.knots, distances, rtol=0, atol=1e-12)
-    assert not splines(torch.tensor([6.11, 17.3])).any()
+    torch.testing.assert_close(basis @ spline_basis.knots, distances, rtol=0, atol=1e-12)
+    assert not spline_basis(torch.tensor([6.11, 17.3])).any()
 
     # At knots a piece ends and the next begins: on them, and closely on both sides, all derivatives are the same.
-    knots, values = splines.knots[3:-3], torch.randn(len(splines.knots), dtype=torch.float64)
+    knots, values = spline_basis.knots[3:-3], torch.randn(len(spline_basis.knots), dtype=torch.float64)
     places = torch.cat([knots - 1e-9, knots, knots + 1e-9]).requires_grad_()
-    found = splines(places) @ values
+    found = spline_basis(places) @ values
     for order in range(5):
         before, on, after = found.detach().chunk(3)
         size = float(on.abs().max())

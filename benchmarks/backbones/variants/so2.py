@@ -173,7 +173,7 @@ class FrameNeighborSum(nn.Module):
     def _radial(
         self,
         hidden: Float[Tensor, "knots width"],
-        splines: Float[Tensor, "slots knots"] | None,
+        splines: Float[Tensor, "slots *knots"] | None,
         angular: Float[Tensor, "slots edge_components groups"],
     ) -> Sequence[Float[Tensor, "slots 1 degrees channels"]]:
         """Radial functions, one tensor an |m|; exactly zero in empty slots."""
@@ -198,7 +198,7 @@ class FrameNeighborSum(nn.Module):
         self,
         features: Float[Tensor, "atoms components channels"],
         hidden: Float[Tensor, "knots width"],
-        splines: Float[Tensor, "slots knots"] | None,
+        splines: Float[Tensor, "slots *knots"] | None,
         angular: Float[Tensor, "slots edge_components groups"],
         geometry: PaddedGeometry,
         level: Level,  # noqa: ARG002 (none of its weights depend on it)

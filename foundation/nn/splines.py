@@ -1,0 +1,231 @@
+"""Functions of the distance between knots: quintic splines, of which six are not zero at any place.
+
+On CPUs `splines.cpp` adds those six; where it cannot be built, on other devices and in other precisions, a matrix of
+all splines takes its place.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from foundation.nn.native import Kernel, checked_kernel
+
+__all__ = ["SplineBasis", "has_kernel", "interpolated"]
+
+LARGEST_ERROR = {torch.float32: 3e-5, torch.float64: 1e-12}
+"""Of the kernel against the matrix of all splines, relative to the norm."""
+WORK_A_THREAD = 2**15
+"""Numbers of the result that are worth another thread."""
+
+
+class SplineBasis(nn.Module):
+    """Quintic B-splines at equally spaced knots: `[rows] -> [rows, knots]`, r in Å.
+
+    Times the values of a function at `knots` they give that function, slightly smoothed and with four continuous
+    derivatives (the envelope has three), between them: a network of the distance need then be evaluated at the knots
+    only, however many edges there are. Constants and straight lines are kept exactly; far beyond the cutoff all
+    splines are zero.
+
+    Source: de Boor, A Practical Guide to Splines (1978), chapters IX and XII (Schoenberg's approximation).
+    """
+
+    knots: Float[Tensor, " knots"]
+
+    def __init__(self, spacing: float, cutoff: float) -> None:
+        super().__init__()
+        self.spacing = spacing
+        self.first = -2.5 * spacing
+        # Halfway between multiples of the spacing: none lies at zero, where Bessel functions are a limit.
+        numbers = torch.arange(-3, math.ceil(cutoff / spacing) + 3, dtype=torch.float64)
+        self.register_buffer("knots", (numbers + 0.5) * spacing, persistent=False)
+
+    def forward(self, distances: Float[Tensor, " rows"]) -> Float[Tensor, "rows knots"]:
+        offsets = (distances[:, None] - self.knots.to(distances.dtype)) * (1.0 / self.spacing)
+        # Not abs(): its derivative is zero at a knot, and the second one would lack a part there.
+        away = torch.where(offsets < 0, -offsets, offsets)
+        pieces = [torch.relu(reach - away) for reach in (3, 2, 1)]
+        fifth = [piece * piece.square().square() for piece in pieces]
+        return fifth[0] * (1 / 120) - fifth[1] * (6 / 120) + fifth[2] * (15 / 120)
+
+    def at(self, distances: Float[Tensor, " rows"]) -> Float[Tensor, "rows *knots"]:
+        """What `interpolated` takes: all splines, or for the kernel the place of every row among the knots."""
+        if distances.device.type == "cpu" and distances.dtype in LARGEST_ERROR and has_kernel():
+            return (distances - self.first) * (1.0 / self.spacing)
+        return self(distances)
+
+
+def interpolated(
+    values: Float[Tensor, "knots functions"], splines: Float[Tensor, "rows *knots"]
+) -> Float[Tensor, "rows functions"]:
+    """Functions of the distance from their values at knots; differentiable any number of times.
+
+    Args:
+        values: At `SplineBasis.knots`.
+        splines: From `SplineBasis.at`.
+    """
+    if splines.ndim == 2:
+        return splines @ values
+    return _at(values, splines.to(values.dtype), 0)
+
+
+@torch.compiler.assume_constant_result
+def has_kernel() -> bool:
+    """Whether the kernel is used on CPUs: it could be built, and reproduces the matrix of splines."""
+    return _kernel() is not None
+
+
+@functools.cache
+def _kernel() -> Kernel | None:
+    return checked_kernel(Path(__file__).with_suffix(".cpp"), largest_error=_largest_error, allowed=LARGEST_ERROR)
+
+
+def _built() -> Kernel:
+    kernel = _kernel()
+    assert kernel is not None, "an operator of the kernel without the kernel"
+    return kernel
+
+
+def _call(
+    kernel: Kernel,
+    operation: int,
+    places: Tensor,
+    values: Tensor | None,
+    rows: Tensor | None,
+    derivative: int,
+    knots: int,
+) -> Tensor:
+    """Rows from values (operation 0), values from rows (1), or row by row the product of both (2)."""
+    present = values if rows is None else rows
+    assert present is not None
+    width = present.shape[1]
+    shape = [(len(places), width), (knots, width), (len(places),)][operation]
+    result = present.new_empty(shape)
+    held = [None if one is None else one.detach().contiguous() for one in (places, values, rows)]
+    arrays = [held[0], result if operation == 1 else held[1], result if operation == 0 else held[2], None]
+    if operation == 2:
+        arrays[3] = result
+    threads = max(1, min(torch.get_num_threads(), len(places) * width // WORK_A_THREAD))
+    kernel(present.dtype, (len(places), knots, width, derivative, threads), arrays, operation)
+    return result
+
+
+@torch.library.custom_op(
+    "foundation::splines_at", mutates_args=(), schema="(Tensor values, Tensor places, int derivative) -> Tensor"
+)
+def _at(values: Tensor, places: Tensor, derivative: int) -> Tensor:
+    return _call(_built(), 0, places, values, None, derivative, len(values))
+
+
+@torch.library.custom_op(
+    "foundation::splines_spread",
+    mutates_args=(),
+    schema="(Tensor rows, Tensor places, int derivative, SymInt knots) -> Tensor",
+)
+def _spread(rows: Tensor, places: Tensor, derivative: int, knots: Any) -> Tensor:
+    return _call(_built(), 1, places, None, rows, derivative, knots)
+
+
+@torch.library.custom_op(
+    "foundation::splines_dot",
+    mutates_args=(),
+    schema="(Tensor rows, Tensor values, Tensor places, int derivative) -> Tensor",
+)
+def _dot(rows: Tensor, values: Tensor, places: Tensor, derivative: int) -> Tensor:
+    return _call(_built(), 2, places, values, rows, derivative, len(values))
+
+
+@_at.register_fake
+def _(values: Tensor, places: Tensor, derivative: int) -> Tensor:
+    del derivative
+    return values.new_empty(places.shape[0], values.shape[1])
+
+
+@_spread.register_fake
+def _(rows: Tensor, places: Tensor, derivative: int, knots: Any) -> Tensor:
+    del places, derivative
+    return rows.new_empty(knots, rows.shape[1])
+
+
+@_dot.register_fake
+def _(rows: Tensor, values: Tensor, places: Tensor, derivative: int) -> Tensor:
+    del values, derivative
+    return rows.new_empty(places.shape[0])
+
+
+def _keep_for_at(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    values, places, ctx.derivative = inputs
+    ctx.save_for_backward(values, places)
+
+
+def _keep_for_spread(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    rows, places, ctx.derivative, ctx.knots = inputs
+    ctx.save_for_backward(rows, places)
+
+
+def _keep_for_dot(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    rows, values, places, ctx.derivative = inputs
+    ctx.save_for_backward(rows, values, places)
+
+
+def _at_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    values, places = ctx.saved_tensors
+    order = ctx.derivative
+    return _spread(grad, places, order, values.shape[0]), _dot(grad, values, places, order + 1), None
+
+
+def _spread_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    rows, places = ctx.saved_tensors
+    return _at(grad, places, ctx.derivative), _dot(rows, grad, places, ctx.derivative + 1), None, None
+
+
+def _dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    rows, values, places = ctx.saved_tensors
+    order = ctx.derivative
+    return (
+        _at(values, places, order) * grad[:, None],
+        _spread(rows * grad[:, None], places, order, values.shape[0]),
+        _dot(rows, values, places, order + 1) * grad,
+        None,
+    )
+
+
+_at.register_autograd(_at_backward, setup_context=_keep_for_at)
+_spread.register_autograd(_spread_backward, setup_context=_keep_for_spread)
+_dot.register_autograd(_dot_backward, setup_context=_keep_for_dot)
+
+
+def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:
+    """Of the kernel against the matrix of splines and its derivatives by distances, on numbers at random."""
+    generator = torch.Generator().manual_seed(0)
+    basis = SplineBasis(1.0, 4.0)
+    places = torch.rand(40, generator=generator, dtype=dtype) * 14 - 3
+    values = torch.randn(len(basis.knots), 5, generator=generator, dtype=dtype)
+    rows = torch.randn(40, 5, generator=generator, dtype=dtype)
+    errors = []
+    with torch.enable_grad():
+        distances = (places + basis.first).requires_grad_()
+        matrix = basis(distances)
+        for order in range(3):
+            own = [
+                _call(kernel, 0, places, values, None, order, len(values)),
+                _call(kernel, 1, places, None, rows, order, len(values)),
+                _call(kernel, 2, places, values, rows, order, len(values)),
+            ]
+            expected = [matrix @ values, matrix.T @ rows, ((matrix @ values) * rows).sum(1)]
+            errors += [float(((a - b).norm() / b.norm()).detach()) for a, b in zip(own, expected, strict=True)]
+            if order < 2:
+                columns = [
+                    torch.autograd.grad(column.sum(), distances, create_graph=True)[0] for column in matrix.unbind(1)
+                ]
+                matrix = torch.stack(columns, dim=1)
+    return max(errors)
