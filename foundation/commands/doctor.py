@@ -107,7 +107,10 @@ def _accelerators() -> None:
 def _kernels() -> None:
     from foundation.nn.neighbor_sum import has_kernel
 
-    print("kernels      " + ("built for this processor" if has_kernel() else "none: CPUs go without, half as fast"))
+    print(
+        "kernels      "
+        + ("built for this processor" if has_kernel() else "none: torch's operators take their place, more slowly")
+    )
 
 
 def _disk() -> None:

@@ -125,7 +125,9 @@ def build(source: Path) -> ctypes.CDLL | None:
 
 
 def _explain(reason: str) -> None:
-    logger.warning("the fast kernels for CPUs are not used: %s; torch's operators are, about half as fast", reason)
+    logger.warning(
+        "the fast kernels for CPUs are not used: %s; torch's operators take their place, more slowly", reason
+    )
 
 
 def _compiler() -> list[str] | None:

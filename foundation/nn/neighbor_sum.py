@@ -11,12 +11,14 @@ devices and in other precisions, the same is done with batched matrix products.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from foundation.nn.gather import take_rows
 from foundation.nn.native import Kernel, checked_kernel
@@ -265,6 +267,26 @@ def _places(*, other: int, turned: int | None) -> list[int | None]:
 _sum.register_autograd(_sum_backward, setup_context=_keep)
 _steps.register_autograd(_steps_backward, setup_context=_keep)
 _second.register_autograd(_second_backward, setup_context=_keep)
+
+
+def _products(features: Sequence[int], angular: Sequence[int]) -> int:
+    """Multiplications and additions of one sum over all slots, filled or not."""
+    return 2 * angular[0] * angular[1] * features[1] * features[2]
+
+
+@register_flop_formula(torch.ops.foundation.neighbor_sum)
+def _(angular: Any, _radial: Any, features: Any, *_: Any, **__: Any) -> int:
+    return _products(features, angular)
+
+
+@register_flop_formula(torch.ops.foundation.neighbor_sum_steps)
+def _(_grad: Any, angular: Any, _radial: Any, features: Any, *_: Any, **__: Any) -> int:
+    return 2 * _products(features, angular)
+
+
+@register_flop_formula(torch.ops.foundation.neighbor_sum_second)
+def _(_grad: Any, angular: Any, _radial: Any, features: Any, *_: Any, **__: Any) -> int:
+    return 5 * _products(features, angular)
 
 
 def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 from foundation.nn.native import Kernel, checked_kernel
 
@@ -21,6 +22,8 @@ __all__ = ["SplineBasis", "has_kernel", "interpolated"]
 
 LARGEST_ERROR = {torch.float32: 3e-5, torch.float64: 1e-12}
 """Of the kernel against the matrix of all splines, relative to the norm."""
+SPLINES_A_PLACE = 6
+"""How many are not zero."""
 WORK_A_THREAD = 2**15
 """Numbers of the result that are worth another thread."""
 
@@ -202,6 +205,21 @@ def _dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _at.register_autograd(_at_backward, setup_context=_keep_for_at)
 _spread.register_autograd(_spread_backward, setup_context=_keep_for_spread)
 _dot.register_autograd(_dot_backward, setup_context=_keep_for_dot)
+
+
+@register_flop_formula(torch.ops.foundation.splines_at)
+def _(values: Any, places: Any, *_: Any, **__: Any) -> int:
+    return 2 * SPLINES_A_PLACE * places[0] * values[1]
+
+
+@register_flop_formula(torch.ops.foundation.splines_spread)
+def _(rows: Any, *_: Any, **__: Any) -> int:
+    return 2 * SPLINES_A_PLACE * rows[0] * rows[1]
+
+
+@register_flop_formula(torch.ops.foundation.splines_dot)
+def _(rows: Any, *_: Any, **__: Any) -> int:
+    return 2 * SPLINES_A_PLACE * rows[0] * rows[1]
 
 
 def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:
