@@ -21,7 +21,7 @@ from foundation.backbones.conditioning import Conditioning, ElementTable
 from foundation.backbones.geometry import PaddedGeometry, padded_geometry
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
-from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths, outer
+from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.gather import take_rows
 from foundation.nn.linear import (
@@ -137,7 +137,7 @@ class NeighborSum(nn.Module):
     ) -> Float[Tensor, "atoms out_components out_channels"]:
         radial = at_slots(self.radial(hidden, level), splines).view(len(angular), len(self.couplings), self.channels)
         sums = neighbor_sum(angular, radial, features, geometry.senders, geometry.filled)
-        blocks = [coupling(part) for part, coupling in zip(sums, self._couplings(), strict=True)]
+        blocks = [coupling.contract(part) for part, coupling in zip(sums, self._couplings(), strict=True)]
         return self.linear(merged_paths(blocks), level)
 
 
@@ -220,7 +220,7 @@ class Layer(nn.Module):
             squares = self.square_linear(_flat(self.square(sums)), level)
             update = update + (squares if squares.shape[1] == size else squares[:, :size]) * scales[:, 1]
             if self.config.correlation >= 3:
-                update = update + self.cube_linear(_flat(self.cube(outer(squares, sums))), level) * scales[:, 2]
+                update = update + self.cube_linear(_flat(self.cube(squares, sums)), level) * scales[:, 2]
         kept = self.natural_keep(natural, level)
         if kept.shape[1] < size:
             kept = nn.functional.pad(kept, (0, 0, 0, size - kept.shape[1]))
@@ -268,14 +268,14 @@ class PseudoProducts(nn.Module):
         level: Level,
     ) -> Float[Tensor, "atoms components thin"]:
         left, right = self.left(sums, level), self.right(sums, level)
-        coupled = self.flip(outer(left, right))
+        coupled = self.flip(left, right)
         seed = self.flip_linear([coupled[order].flatten(2) for order in self.present], level)
         if self.present and self.present[0] == 1:
             seed = nn.functional.pad(seed, (0, 0, 1, 0))
         if pseudo_sums is not None:
             assert self.sum_linear is not None
             seed = seed + self.sum_linear(pseudo_sums, level)
-        update = seed + self.product_linear(_flat(self.keep_parity(outer(left, seed))), level)
+        update = seed + self.product_linear(_flat(self.keep_parity(left, seed)), level)
         if self.keep is None:
             return update
         assert pseudo is not None

@@ -1,4 +1,4 @@
-"""Clebsch–Gordan couplings as dense matrices, so that a contraction over all paths is one GEMM."""
+"""Clebsch–Gordan couplings, all paths at once: sparse on CPUs, one GEMM with a dense matrix elsewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from e3nn import o3
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from foundation.nn.bilinear import bilinear, takes_kernel, terms_of
 
 Kind = Literal["even", "odd"]
 
@@ -43,7 +45,7 @@ def coupling_block(left: int, right: int, degree: int) -> Float[Tensor, "m left_
 
 
 class Coupling(nn.Module):
-    """Contract products of components to every degree up to `out_degree`, all paths in one GEMM.
+    """Contract products of components to every degree up to `out_degree`.
 
     Args:
         left_degrees: Degrees of the left factor, ascending.
@@ -71,13 +73,25 @@ class Coupling(nn.Module):
                 matrix[:, index, first : first + 2 * left + 1, second : second + 2 * right + 1] = block
             rows.append(matrix.flatten(0, 1).flatten(1))
             self.num_paths.append(len(paths))
-        self.register_buffer("matrix", torch.cat(rows), persistent=False)
+        matrix, pairs = torch.cat(rows), torch.arange(left_starts[-1] * right_starts[-1])
+        index, values = terms_of(matrix, pairs // right_starts[-1], pairs % right_starts[-1])
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.register_buffer("term_index", index, persistent=False)
+        self.register_buffer("term_values", values, persistent=False)
 
     def forward(
+        self, left: Float[Tensor, "atoms left channels"], right: Float[Tensor, "atoms right channels"]
+    ) -> list[Float[Tensor, "atoms _m _paths channels"]]:
+        """Couple two sets of components; one tensor a degree, `[atoms, 2l+1, paths, channels]`."""
+        if takes_kernel(left, right):
+            return _by_degree(_sparse(self, left, right), self.num_paths)
+        return self.contract(outer(left, right))
+
+    def contract(
         self, products: Float[Tensor, "atoms pairs channels"]
     ) -> list[Float[Tensor, "atoms _m _paths channels"]]:
-        """Couple all products `outer(left, right)`; one tensor a degree, `[atoms, 2l+1, paths, channels]`."""
-        return _by_degree(self.get_buffer("matrix"), products, self.num_paths)
+        """The same from sums of products `outer(left, right)`."""
+        return _by_degree(_dense(self, products), self.num_paths)
 
 
 class SymmetricCoupling(nn.Module):
@@ -111,15 +125,20 @@ class SymmetricCoupling(nn.Module):
             both = matrix + matrix.transpose(2, 3) * (1 - torch.eye(size, dtype=torch.float64))
             rows.append(both[:, :, first, second].flatten(0, 1))
             self.num_paths.append(len(paths))
+        index, values = terms_of(torch.cat(rows), first, second)
         self.register_buffer("matrix", torch.cat(rows), persistent=False)
+        self.register_buffer("term_index", index, persistent=False)
+        self.register_buffer("term_values", values, persistent=False)
 
     def forward(
         self, features: Float[Tensor, "atoms components channels"]
     ) -> list[Float[Tensor, "atoms _m _paths channels"]]:
         """Couple features with themselves; one tensor a degree, `[atoms, 2l+1, paths, channels]`."""
+        if takes_kernel(features, features):
+            return _by_degree(_sparse(self, features, features), self.num_paths)
         around = torch.cat([features, features[:, : len(self.counts) - 1]], dim=1)
         products = [features[:, :count] * around[:, shift : shift + count] for shift, count in enumerate(self.counts)]
-        return _by_degree(self.get_buffer("matrix"), torch.cat(products, dim=1), self.num_paths)
+        return _by_degree(_dense(self, torch.cat(products, dim=1)), self.num_paths)
 
 
 def _starts(degrees: Sequence[int]) -> list[int]:
@@ -130,9 +149,18 @@ def _starts(degrees: Sequence[int]) -> list[int]:
     return starts
 
 
-def _by_degree(matrix: Tensor, products: Tensor, num_paths: list[int]) -> list[Tensor]:
-    atoms, _, channels = products.shape
-    coupled = torch.bmm(matrix.to(products.dtype).expand(atoms, -1, -1), products)
+def _sparse(coupling: nn.Module, left: Tensor, right: Tensor) -> Tensor:
+    rows = len(coupling.get_buffer("matrix"))
+    return bilinear(left, right, coupling.get_buffer("term_index"), coupling.get_buffer("term_values"), rows=rows)
+
+
+def _dense(coupling: nn.Module, products: Tensor) -> Tensor:
+    matrix = coupling.get_buffer("matrix").to(products.dtype)
+    return torch.bmm(matrix.expand(len(products), -1, -1), products)
+
+
+def _by_degree(coupled: Tensor, num_paths: list[int]) -> list[Tensor]:
+    atoms, _, channels = coupled.shape
     parts = coupled.split([(2 * degree + 1) * paths for degree, paths in enumerate(num_paths)], dim=1)
     return [
         part.view(atoms, 2 * degree + 1, paths, channels)

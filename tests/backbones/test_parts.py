@@ -12,7 +12,7 @@ from foundation.data.graph import build_graph, collate
 from foundation.data.neighbors import with_neighbors
 from foundation.model import FoundationModel
 from foundation.nn import splines
-from foundation.nn.coupling import Coupling, SymmetricCoupling, coupling_paths, outer
+from foundation.nn.coupling import Coupling, SymmetricCoupling, coupling_paths
 from foundation.nn.linear import over_components
 from foundation.nn.spherical import SphericalHarmonics
 from foundation.nn.splines import SplineBasis
@@ -95,7 +95,7 @@ def test_splines_keep_straight_lines_and_have_four_continuous_derivatives() -> N
 def test_the_symmetric_coupling_is_the_coupling_of_features_with_themselves(degree: int) -> None:
     features = torch.randn(4, (degree + 1) ** 2, 3, dtype=torch.float64)
     degrees = range(degree + 1)
-    full = Coupling(degrees, degrees, degree, kind="even").double()(outer(features, features))
+    full = Coupling(degrees, degrees, degree, kind="even").double()(features, features)
     part = SymmetricCoupling(degree, degree).double()(features)
     for order in degrees:
         every = coupling_paths(degrees, degrees, order, "even")
