@@ -15,12 +15,13 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int VECTOR_BYTES = 64, MOST_COMPONENTS = 9, EDGE_COMPONENTS = 2;
+constexpr int VECTOR_BYTES = 64, MOST_COMPONENTS = 9;
 #elif defined(__AVX__)
-constexpr int VECTOR_BYTES = 32, MOST_COMPONENTS = 4, EDGE_COMPONENTS = 2;
+constexpr int VECTOR_BYTES = 32, MOST_COMPONENTS = 4;
 #else
-constexpr int VECTOR_BYTES = 16, MOST_COMPONENTS = 4, EDGE_COMPONENTS = 2;
+constexpr int VECTOR_BYTES = 16, MOST_COMPONENTS = 4;
 #endif
+constexpr int EDGE_COMPONENTS = 2;  // times MOST_COMPONENTS: sums that fit into registers
 // Degree of each component.
 constexpr int64_t DEGREE[] = {0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4};
 constexpr int64_t MOST_DEGREES = 5;
