@@ -75,7 +75,7 @@ def interpolated(
     """
     if splines.ndim == 2:
         return splines @ values
-    return _at(values, splines.to(values.dtype), 0)
+    return _at(values.to(splines.dtype), splines, 0).to(values.dtype)  # values of lower precision under autocast
 
 
 @torch.compiler.assume_constant_result
