@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -121,7 +121,7 @@ class Saving(Checkpoint):
                 f"{trainer.global_step}; why that one ended is further up in the log, or known to the batch "
                 "system; --resume goes on from the last checkpoint"
             )
-        if "DataLoader worker" in str(exception):
+        if any("DataLoader worker" in str(one) for one in _with_causes(exception)):
             exception.add_note(
                 f"one of the processes that load data (num_workers) was ended from outside after step "
                 f"{trainer.global_step}, as where memory is exhausted; --resume goes on from the last checkpoint"
@@ -212,3 +212,11 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _on_cpu(inner) for key, inner in value.items()}
     return [_on_cpu(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _with_causes(exception: BaseException) -> Iterator[BaseException]:
+    """The exception and those it came from: torch raises in a signal handler, wherever the program is just then."""
+    one: BaseException | None = exception
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
