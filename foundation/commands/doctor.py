@@ -105,11 +105,12 @@ def _accelerators() -> None:
 
 
 def _kernels() -> None:
-    from foundation.nn.neighbor_sum import has_kernel
+    from foundation.nn import bilinear, neighbor_sum, splines
 
+    complete = all(part.has_kernel() for part in (neighbor_sum, splines, bilinear))
     print(
         "kernels      "
-        + ("built for this processor" if has_kernel() else "none: torch's operators take their place, more slowly")
+        + ("built for this processor" if complete else "not all: torch's operators take their place, more slowly")
     )
 
 

@@ -7,6 +7,7 @@ Without a compiler everything goes through torch's operators instead, slower and
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import logging
 import os
@@ -124,7 +125,9 @@ def build(source: Path) -> ctypes.CDLL | None:
     return None
 
 
+@functools.cache
 def _explain(reason: str) -> None:
+    """Once for each reason, not for each kernel."""
     logger.warning(
         "the fast kernels for CPUs are not used: %s; torch's operators take their place, more slowly", reason
     )
