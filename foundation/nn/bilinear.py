@@ -9,7 +9,6 @@ other precisions, all products are formed and multiplied with a dense matrix.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from foundation.nn.native import Kernel, checked_kernel
+from foundation.nn.native import CheckedKernel, Kernel
 
 __all__ = ["bilinear", "has_kernel", "takes_kernel", "terms_of"]
 
@@ -40,8 +39,7 @@ def terms_of(
 
 def takes_kernel(left: Tensor, right: Tensor) -> bool:
     """Whether `bilinear` may be used."""
-    on_cpu = left.device.type == right.device.type == "cpu"
-    return on_cpu and left.dtype == right.dtype and left.dtype in LARGEST_ERROR and has_kernel()
+    return _KERNEL.takes(left, right) and has_kernel()
 
 
 def bilinear(
@@ -67,18 +65,7 @@ def bilinear(
 @torch.compiler.assume_constant_result
 def has_kernel() -> bool:
     """Whether the kernel is used on CPUs: it could be built, and reproduces a dense matrix."""
-    return _kernel() is not None
-
-
-@functools.cache
-def _kernel() -> Kernel | None:
-    return checked_kernel(Path(__file__).with_suffix(".cpp"), largest_error=_largest_error, allowed=LARGEST_ERROR)
-
-
-def _built() -> Kernel:
-    kernel = _kernel()
-    assert kernel is not None, "an operator of the kernel without the kernel"
-    return kernel
+    return _KERNEL.found() is not None
 
 
 class _Terms(NamedTuple):
@@ -114,7 +101,7 @@ _TERMS = "Tensor index, Tensor values, int rows"
     "foundation::couple", mutates_args=(), schema=f"(Tensor left, Tensor right, {_TERMS}) -> Tensor"
 )
 def _couple(left: Tensor, right: Tensor, index: Tensor, values: Tensor, rows: int) -> Tensor:
-    return _call(_built(), 0, None, (left, right), (), _Terms(index, values, rows))[0]
+    return _call(_KERNEL.built(), 0, None, (left, right), (), _Terms(index, values, rows))[0]
 
 
 @torch.library.custom_op(
@@ -125,7 +112,7 @@ def _couple(left: Tensor, right: Tensor, index: Tensor, values: Tensor, rows: in
 def _steps(
     grad: Tensor, left: Tensor, right: Tensor, index: Tensor, values: Tensor, rows: int
 ) -> tuple[Tensor, Tensor]:
-    found = _call(_built(), 1, grad, (left, right), (), _Terms(index, values, rows))
+    found = _call(_KERNEL.built(), 1, grad, (left, right), (), _Terms(index, values, rows))
     return found[0], found[1]
 
 
@@ -146,7 +133,7 @@ def _second(
     rows: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     terms = _Terms(index, values, rows)
-    found = _call(_built(), 2, grad, (left, right), (other_left, other_right), terms)
+    found = _call(_KERNEL.built(), 2, grad, (left, right), (other_left, other_right), terms)
     return found[0], found[1], found[2]
 
 
@@ -264,3 +251,6 @@ def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:
     ]
     wanted = [expected, *steps, *second]
     return max(float(((a - b).norm() / b.norm()).detach()) for a, b in zip(found, wanted, strict=True))
+
+
+_KERNEL = CheckedKernel(Path(__file__).with_suffix(".cpp"), largest_error=_largest_error, allowed=LARGEST_ERROR)

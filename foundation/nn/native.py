@@ -26,7 +26,7 @@ from torch import Tensor
 
 from foundation.resources import cache_dir
 
-__all__ = ["SWITCH", "Kernel", "build", "checked_kernel"]
+__all__ = ["SWITCH", "CheckedKernel", "Kernel", "build"]
 
 SWITCH = "FOUNDATION_KERNELS"
 """Variable: `off`, or the folder in which kernels are kept."""
@@ -68,29 +68,53 @@ class Kernel:
             raise RuntimeError(f"a kernel does not know the sizes {list(sizes)}")
 
 
-def checked_kernel(
-    source: Path, *, largest_error: Callable[[Kernel, torch.dtype], float], allowed: Mapping[torch.dtype, float]
-) -> Kernel | None:
-    """Build a kernel and compare it with torch's operators.
+class CheckedKernel:
+    """A kernel that is built, and compared with torch's operators, when it is first asked for.
 
     Args:
         source: As for `build`.
         largest_error: Of the kernel's results and derivatives against those of torch's operators, relative.
-        allowed: The largest that is allowed.
-
-    Returns:
-        None where it cannot be built or differs, which is said.
+        allowed: The largest that is allowed, for each precision that the kernel takes.
     """
-    library = build(source)
-    if library is None:
-        return None
-    kernel = Kernel(library, source.stem)
-    for dtype, limit in allowed.items():
-        error = largest_error(kernel, dtype)
-        if not error <= limit:
-            _explain(f"{source.name} differs from torch's operators by {error:.1e} in {dtype}, allowed: {limit:.0e}")
+
+    def __init__(
+        self,
+        source: Path,
+        *,
+        largest_error: Callable[[Kernel, torch.dtype], float],
+        allowed: Mapping[torch.dtype, float],
+    ) -> None:
+        self._source = source
+        self._largest_error = largest_error
+        self._allowed = allowed
+        self.found = functools.cache(self._find)
+        """The kernel; None where it cannot be built or differs, which is said."""
+
+    def takes(self, *tensors: Tensor) -> bool:
+        """Whether tensors are where the kernel works and of one precision that it has; not whether it was built."""
+        dtype = tensors[0].dtype
+        return dtype in self._allowed and all(one.device.type == "cpu" and one.dtype == dtype for one in tensors)
+
+    def built(self) -> Kernel:
+        """The kernel, where operators of it are in use."""
+        kernel = self.found()
+        assert kernel is not None, "an operator of the kernel without the kernel"
+        return kernel
+
+    def _find(self) -> Kernel | None:
+        library = build(self._source)
+        if library is None:
             return None
-    return kernel
+        kernel = Kernel(library, self._source.stem)
+        for dtype, limit in self._allowed.items():
+            error = self._largest_error(kernel, dtype)
+            if not error <= limit:
+                _explain(
+                    f"{self._source.name} differs from torch's operators by {error:.1e} in {dtype}, "
+                    f"allowed: {limit:.0e}"
+                )
+                return None
+        return kernel
 
 
 def build(source: Path) -> ctypes.CDLL | None:

@@ -10,7 +10,6 @@ devices and in other precisions, the same is done with batched matrix products.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from foundation.nn.gather import take_rows
-from foundation.nn.native import Kernel, checked_kernel
+from foundation.nn.native import CheckedKernel, Kernel
 
 __all__ = ["has_kernel", "neighbor_sum", "sum_by_products"]
 
@@ -55,7 +54,7 @@ def neighbor_sum(
     Returns:
         One tensor a degree l of the features, `[atoms, edge_components * (2l+1), channels]`.
     """
-    if not _kernel_takes(angular, radial, features):
+    if not (_KERNEL.takes(angular, radial, features) and radial.shape[1] <= MOST_DEGREES and has_kernel()):
         return sum_by_products(angular, radial, features, senders)
     edge, degrees = angular.shape[1], radial.shape[1]
     sums = _sum(angular, radial, features, senders, filled)
@@ -80,25 +79,10 @@ def sum_by_products(angular: Tensor, radial: Tensor, features: Tensor, senders: 
     return blocks
 
 
-def _kernel_takes(angular: Tensor, radial: Tensor, features: Tensor) -> bool:
-    return (
-        features.device.type == "cpu"
-        and features.dtype in LARGEST_ERROR
-        and angular.dtype == radial.dtype == features.dtype
-        and radial.shape[1] <= MOST_DEGREES
-        and has_kernel()
-    )
-
-
 @torch.compiler.assume_constant_result
 def has_kernel() -> bool:
     """Whether sums on CPUs go through the kernel: it could be built, and reproduces matrix products."""
-    return _kernel() is not None
-
-
-@functools.cache
-def _kernel() -> Kernel | None:
-    return checked_kernel(Path(__file__).with_suffix(".cpp"), largest_error=_largest_error, allowed=LARGEST_ERROR)
+    return _KERNEL.found() is not None
 
 
 class _Factors(NamedTuple):
@@ -131,12 +115,6 @@ def _call(
     return (*([] if sums is None else [sums]), *steps)
 
 
-def _built() -> Kernel:
-    kernel = _kernel()
-    assert kernel is not None, "an operator of the kernel without the kernel"
-    return kernel
-
-
 _FACTORS = "Tensor angular, Tensor radial, Tensor features"
 _OTHERS = "Tensor other_angular, Tensor other_radial, Tensor other_features"
 _SLOTS = "Tensor senders, Tensor filled"
@@ -144,7 +122,7 @@ _SLOTS = "Tensor senders, Tensor filled"
 
 @torch.library.custom_op("foundation::neighbor_sum", mutates_args=(), schema=f"({_FACTORS}, {_SLOTS}) -> Tensor")
 def _sum(angular: Tensor, radial: Tensor, features: Tensor, senders: Tensor, filled: Tensor) -> Tensor:
-    return _call(_built(), 0, None, _Factors(angular, radial, features), None, _Slots(senders, filled))[0]
+    return _call(_KERNEL.built(), 0, None, _Factors(angular, radial, features), None, _Slots(senders, filled))[0]
 
 
 @torch.library.custom_op(
@@ -155,7 +133,7 @@ def _sum(angular: Tensor, radial: Tensor, features: Tensor, senders: Tensor, fil
 def _steps(
     grad: Tensor, angular: Tensor, radial: Tensor, features: Tensor, senders: Tensor, filled: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    steps = _call(_built(), 1, grad, _Factors(angular, radial, features), None, _Slots(senders, filled))
+    steps = _call(_KERNEL.built(), 1, grad, _Factors(angular, radial, features), None, _Slots(senders, filled))
     return steps[0], steps[1], steps[2]
 
 
@@ -176,7 +154,7 @@ def _second(
     filled: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     others = _Factors(other_angular, other_radial, other_features)
-    found = _call(_built(), 2, grad, _Factors(angular, radial, features), others, _Slots(senders, filled))
+    found = _call(_KERNEL.built(), 2, grad, _Factors(angular, radial, features), others, _Slots(senders, filled))
     return found[0], found[1], found[2], found[3]
 
 
@@ -324,3 +302,6 @@ def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:
             difference, size = difference * filled, size * filled
         errors.append(float((difference.norm() / size.norm()).detach()))
     return max(errors)
+
+
+_KERNEL = CheckedKernel(Path(__file__).with_suffix(".cpp"), largest_error=_largest_error, allowed=LARGEST_ERROR)

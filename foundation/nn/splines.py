@@ -6,7 +6,6 @@ all splines takes its place.
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from foundation.nn.native import Kernel, checked_kernel
+from foundation.nn.native import CheckedKernel, Kernel
 
 __all__ = ["SplineBasis", "has_kernel", "interpolated"]
 
@@ -59,7 +58,7 @@ class SplineBasis(nn.Module):
 
     def at(self, distances: Float[Tensor, " rows"]) -> Float[Tensor, "rows *knots"]:
         """What `interpolated` takes: all splines, or for the kernel the place of every row among the knots."""
-        if distances.device.type == "cpu" and distances.dtype in LARGEST_ERROR and has_kernel():
+        if _KERNEL.takes(distances) and has_kernel():
             return (distances - self.first) * (1.0 / self.spacing)
         return self(distances)
 
@@ -81,18 +80,7 @@ def interpolated(
 @torch.compiler.assume_constant_result
 def has_kernel() -> bool:
     """Whether the kernel is used on CPUs: it could be built, and reproduces the matrix of splines."""
-    return _kernel() is not None
-
-
-@functools.cache
-def _kernel() -> Kernel | None:
-    return checked_kernel(Path(__file__).with_suffix(".cpp"), largest_error=_largest_error, allowed=LARGEST_ERROR)
-
-
-def _built() -> Kernel:
-    kernel = _kernel()
-    assert kernel is not None, "an operator of the kernel without the kernel"
-    return kernel
+    return _KERNEL.found() is not None
 
 
 def _call(
@@ -123,7 +111,7 @@ def _call(
     "foundation::splines_at", mutates_args=(), schema="(Tensor values, Tensor places, int derivative) -> Tensor"
 )
 def _at(values: Tensor, places: Tensor, derivative: int) -> Tensor:
-    return _call(_built(), 0, places, values, None, derivative, len(values))
+    return _call(_KERNEL.built(), 0, places, values, None, derivative, len(values))
 
 
 @torch.library.custom_op(
@@ -132,7 +120,7 @@ def _at(values: Tensor, places: Tensor, derivative: int) -> Tensor:
     schema="(Tensor rows, Tensor places, int derivative, SymInt knots) -> Tensor",
 )
 def _spread(rows: Tensor, places: Tensor, derivative: int, knots: Any) -> Tensor:
-    return _call(_built(), 1, places, None, rows, derivative, knots)
+    return _call(_KERNEL.built(), 1, places, None, rows, derivative, knots)
 
 
 @torch.library.custom_op(
@@ -141,7 +129,7 @@ def _spread(rows: Tensor, places: Tensor, derivative: int, knots: Any) -> Tensor
     schema="(Tensor rows, Tensor values, Tensor places, int derivative) -> Tensor",
 )
 def _dot(rows: Tensor, values: Tensor, places: Tensor, derivative: int) -> Tensor:
-    return _call(_built(), 2, places, values, rows, derivative, len(values))
+    return _call(_KERNEL.built(), 2, places, values, rows, derivative, len(values))
 
 
 @_at.register_fake
@@ -247,3 +235,6 @@ def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:
                 ]
                 matrix = torch.stack(columns, dim=1)
     return max(errors)
+
+
+_KERNEL = CheckedKernel(Path(__file__).with_suffix(".cpp"), largest_error=_largest_error, allowed=LARGEST_ERROR)

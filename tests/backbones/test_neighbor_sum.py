@@ -195,13 +195,13 @@ def test_a_planted_wrong_kernel_is_refused(
     (tmp_path / "neighbor_sum.cpp").write_text(source.replace(right, wrong), encoding="utf-8")
     monkeypatch.setenv(native.SWITCH, str(tmp_path / "kept"))
     monkeypatch.setattr(native, "FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in native.FLAGS))
-    monkeypatch.setattr(neighbor_sum, "__file__", str(tmp_path / "neighbor_sum.py"))
-    neighbor_sum._kernel.cache_clear()
-    try:
-        with caplog.at_level(logging.WARNING):
-            assert not neighbor_sum.has_kernel()
-        assert "differs from torch's operators" in caplog.text
-    finally:
-        monkeypatch.undo()
-        neighbor_sum._kernel.cache_clear()
+    planted = native.CheckedKernel(
+        tmp_path / "neighbor_sum.cpp",
+        largest_error=neighbor_sum._largest_error,
+        allowed=neighbor_sum.LARGEST_ERROR,
+    )
+    with monkeypatch.context() as replaced, caplog.at_level(logging.WARNING):
+        replaced.setattr(neighbor_sum, "_KERNEL", planted)
+        assert not neighbor_sum.has_kernel()
+    assert "differs from torch's operators" in caplog.text
     assert neighbor_sum.has_kernel()
