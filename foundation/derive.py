@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from foundation.data.graph import AtomGraph
 from foundation.electrostatics.sources import Sources
@@ -17,6 +19,25 @@ from foundation.nn.readout import sum_atoms
 HARMONICS = (45 / 30, -9 / 30, 1 / 30)
 """Of sin x, sin 2x and sin 3x in what stands for a distance x: the first error is of seventh order in x."""
 DERIVED = frozenset({"forces", "stress", "born_charges"})
+
+
+@contextmanager
+def constant_weights(model: nn.Module, *, when: bool) -> Iterator[None]:
+    """Within this context weights need no gradients, so that operators of our own compute none beside the forces.
+
+    Args:
+        model: Whose weights.
+        when: Whether to do so. Never done while a compiler looks on: it drops by itself what nobody reads.
+    """
+    when = when and not torch.compiler.is_compiling()
+    weights = [one for one in model.parameters() if one.requires_grad] if when else []
+    for one in weights:
+        one.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in weights:
+            one.requires_grad_(True)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from foundation.derive import (
     DERIVED,
     Deformation,
     born_charges,
+    constant_weights,
     deformed,
     dipole_derivatives,
     forces_and_stress,
@@ -201,12 +202,13 @@ class FoundationModel(nn.Module):
             return level_by_level(graph, partial(self, properties=asked, create_graph=create_graph))
         if not asked & DERIVED:
             return self._direct(graph, asked)[0]
-        with torch.enable_grad():
+        nobody_learns = not create_graph and not torch.is_grad_enabled()
+        with torch.enable_grad(), constant_weights(self, when=nobody_learns):
             deformation = undeformed(graph, with_strain="stress" in asked)
             moved = copy.copy(graph)
             moved.positions, moved.cell = deformed(graph, deformation)
             predictions = self.differentiated(graph, moved, deformation, asked, create_graph=create_graph)
-        if not create_graph and not torch.is_grad_enabled():
+        if nobody_learns:
             predictions = {name: values.detach() for name, values in predictions.items()}
         return predictions
 

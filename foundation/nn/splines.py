@@ -171,7 +171,8 @@ def _keep_for_dot(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _at_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     values, places = ctx.saved_tensors
     order = ctx.derivative
-    return _spread(grad, places, order, values.shape[0]), _dot(grad, values, places, order + 1), None
+    to_values = _spread(grad, places, order, values.shape[0]) if ctx.needs_input_grad[0] else None
+    return to_values, _dot(grad, values, places, order + 1), None
 
 
 def _spread_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
