@@ -4,6 +4,7 @@ setup RIVAL                       make a rival's environment (mace, nequip)
 curve ROW [KEY=VALUE ...]         train under the clock and evaluate; the same command again goes on
 speed ROW [KEY=VALUE ...]         throughput, latency, memory, distance from the machine's limits
 turns ROW ROW ...                 ratios of speeds: processes that take turns, so that a changing machine is fair to all
+ablate ROW ... [--sets SET ...]   train design choices (ablations.yaml) under one protocol and keep their errors
 list                              all rows
 table                             results as markdown
 plot FILE                         time-to-error curves as PNG or SVG
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.backbones.ablate import load_ablations, run_ablation
 from benchmarks.backbones.curve import run_curve
 from benchmarks.backbones.environments import set_up
 from benchmarks.backbones.plot import plot_curves
@@ -54,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     turns.add_argument("--case", choices=CASES, default="train8")
     turns.add_argument("--threads", type=int, default=2)
     turns.add_argument("--rounds", type=_rounds, default=20)
+    ablate = commands.add_parser("ablate", help="train design choices under one protocol")
+    ablate.add_argument("row", nargs="+")
+    ablate.add_argument("--sets", nargs="*", default=[], help="of ablations.yaml; default: all")
+    ablate.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     commands.add_parser("list", help="all rows")
     commands.add_parser("table", help="results as markdown")
     plot = commands.add_parser("plot", help="time-to-error curves as a picture")
@@ -99,6 +105,10 @@ def run(options: argparse.Namespace) -> None:
                 results=options.results,
             )
             print(file)
+        case "ablate":
+            ablations = load_ablations()
+            for name in options.row:
+                print(run_ablation(name, ablations, sets=options.sets, overrides=options.overrides, results=options.results))
         case "list":
             for kind, names in (("curve", rows.curves), ("speed", rows.speed)):
                 print("\n".join(f"{kind} {name}" for name in names))
