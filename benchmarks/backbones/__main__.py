@@ -108,7 +108,11 @@ def run(options: argparse.Namespace) -> None:
         case "ablate":
             ablations = load_ablations()
             for name in options.row:
-                print(run_ablation(name, ablations, sets=options.sets, overrides=options.overrides, results=options.results))
+                print(
+                    run_ablation(
+                        name, ablations, sets=options.sets, overrides=options.overrides, results=options.results
+                    )
+                )
         case "list":
             for kind, names in (("curve", rows.curves), ("speed", rows.speed)):
                 print("\n".join(f"{kind} {name}" for name in names))

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from benchmarks.backbones.data import cache_root
 from benchmarks.backbones.programs.base import REPOSITORY, Command, process_environment
 from benchmarks.backbones.results import provenance, read_results, write_results
+from benchmarks.backbones.variants.designs import DESIGNS
 from foundation.config import Config, load_yaml, validate
 from foundation.errors import InputError
 
@@ -50,6 +51,22 @@ class Ablations(Config):
 
     sets: dict[str, tuple[str, ...]]
     rows: dict[str, AblationRow]
+
+    @model_validator(mode="after")
+    def _known(self) -> Ablations:
+        problems = [
+            f"rows.{name}.design: got '{row.design}'; allowed: {', '.join(DESIGNS)}"
+            for name, row in self.rows.items()
+            if row.design not in DESIGNS
+        ]
+        problems += [
+            f"rows.{name}.sets: got {', '.join(set(row.sets) - set(self.sets))}; allowed: {', '.join(self.sets)}"
+            for name, row in self.rows.items()
+            if not set(row.sets) <= set(self.sets)
+        ]
+        if problems:
+            raise InputError(problems)
+        return self
 
 
 def load_ablations(file: Path = ABLATIONS_FILE) -> Ablations:

@@ -24,7 +24,8 @@ def tables(results: Path) -> str:
     speed = [line for lines in read_results(results, kind="speed").values() for line in lines]
     parts += [_speed_table(case, [line for line in speed if line["case"] == case]) for case in CASES]
     turns = [_turns_table(lines) for lines in read_results(results, kind="turns").values()]
-    return "\n\n".join(part for part in (*parts, _scaling_table(speed), *turns) if part)
+    ablations = _ablation_table(read_results(results, kind="ablation"))
+    return "\n\n".join(part for part in (*parts, _scaling_table(speed), *turns, ablations) if part)
 
 
 def _curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, molecule: str, train: int) -> str:
@@ -73,6 +74,27 @@ def _error_at(lines: Sequence[Mapping[str, Any]], cpu_s: float) -> str:
     if not before or lines[-1]["cpu_s"] < 0.8 * cpu_s:
         return "–"
     return f"{before[-1]['forces_mae_meV_per_A']:.2f}"
+
+
+def _ablation_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Design choices: errors on each set, and the CPU seconds of all trainings that the row has."""
+    if not rows:
+        return ""
+    columns = {
+        "N=50: forces MAE": ("n50", "forces_mae_meV_per_A"),
+        "energy MAE": ("n50", "energy_mae_meV"),
+        "N=950: forces MAE": ("n950", "forces_mae_meV_per_A"),
+        "energy MAE ": ("n950", "energy_mae_meV"),
+        "3BPA 300 K: forces RMSE": ("3bpa", "forces_rmse_meV_per_A"),
+        "hot: forces RMSE": ("3bpa", "hot_forces_rmse_meV_per_A"),
+    }
+    body = []
+    for name, lines in rows.items():
+        of_set = {line["set"]: line for line in lines}
+        cells = [f"{of_set[one][key]:.1f}" if one in of_set else "–" for one, key in columns.values()]
+        seconds = " / ".join(f"{of_set[one]['cpu_s']:.0f}" if one in of_set else "–" for one in ("n50", "n950", "3bpa"))
+        body.append([name, *cells, seconds])
+    return f"### Design choices\n\n{_markdown(['row', *columns, 'CPU s'], body)}"
 
 
 def _speed_table(case: str, lines: Sequence[Mapping[str, Any]]) -> str:

@@ -60,8 +60,8 @@ def unbounded() -> None:
 @_design
 def normalised() -> None:
     """Neighbour sums divided by their root mean square, whatever it is."""
-    equivariant.bounded = lambda features: features * torch.rsqrt(
-        features.square().mean(dim=(1, 2), keepdim=True) + NORM_FLOOR
+    equivariant.bounded = lambda features: (
+        features * torch.rsqrt(features.square().mean(dim=(1, 2), keepdim=True) + NORM_FLOOR)
     )
 
 
