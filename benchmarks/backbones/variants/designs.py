@@ -125,18 +125,38 @@ def gated() -> None:
 @_design
 def species_radial() -> None:
     """The radial network's last hidden layer scaled by the elements at both ends; needs `radial_spacing: null`."""
+    _radial_by("sender", "receiver")
 
+
+@_design
+def sender_radial() -> None:
+    """The same by the sender's element alone."""
+    _radial_by("sender")
+
+
+@_design
+def receiver_radial() -> None:
+    """The same by the receiver's element alone."""
+    _radial_by("receiver")
+
+
+def _radial_by(*ends: str) -> None:
     class BySpecies(Layer):
         def __init__(self, config: Any, *, num_elements: int, **named: Any) -> None:
             super().__init__(config, num_elements=num_elements, **named)
-            self.of_sender = nn.Parameter(torch.zeros(num_elements, config.radial_width))
-            self.of_receiver = nn.Parameter(torch.zeros(num_elements, config.radial_width))
+            self.of_ends = nn.ParameterDict(
+                {end: nn.Parameter(torch.zeros(num_elements, config.radial_width)) for end in ends}
+            )
 
         def forward(self, *arguments: Any, hidden: Tensor, **named: Any) -> tuple[Tensor, Tensor | None]:
             geometry, elements = named["geometry"], named["element_index"]
-            senders = take_rows(self.of_sender, take_rows(elements, geometry.senders))
-            receivers = take_rows(self.of_receiver, elements).repeat_interleave(geometry.width, dim=0)
-            return super().forward(*arguments, hidden=hidden * (1 + senders) * (1 + receivers), **named)
+            for end, table in self.of_ends.items():
+                if end == "sender":
+                    scales = take_rows(table, take_rows(elements, geometry.senders))
+                else:
+                    scales = take_rows(table, elements).repeat_interleave(geometry.width, dim=0)
+                hidden = hidden * (1 + scales)
+            return super().forward(*arguments, hidden=hidden, **named)
 
     equivariant.Layer = BySpecies  # type: ignore[misc]
 
