@@ -101,7 +101,7 @@ def say(line: str) -> None:
 
 def compare_levels(device: str) -> None:
     """Weights for each level of theory: one compiled function serves them all."""
-    model = make_model({**SMALL, "level_sharing": 0.5}, levels=("PBE", "CCSD")).to(device)
+    model = make_model({**SMALL, "level_sharing": 0.5, "radial_elements": True}, levels=("PBE", "CCSD")).to(device)
     compiled, asked = CompiledModel(model), ("energy", "forces")
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for level in range(2):

@@ -299,8 +299,9 @@ def test_elements_and_levels_move_by_meaning_not_by_row(make_model: MakeModel) -
 @pytest.mark.parametrize("sharing", [1.0, 0.5])
 def test_every_axis_that_grows_with_elements_or_levels_is_known(make_model: MakeModel, sharing: float) -> None:
     heads = {**ENERGY_AND_CHARGES, "mask": {"kind": "masked_atom"}, "noise": {"kind": "denoising"}}
-    small = make_model(heads, elements=(1, 6), levels=("a",), level_sharing=sharing)
-    large = make_model(heads, elements=(1, 6, 7, 8, 9), levels=("a", "b", "c"), level_sharing=sharing)
+    shape = {"level_sharing": sharing, "radial_elements": True}
+    small = make_model(heads, elements=(1, 6), levels=("a",), **shape)
+    large = make_model(heads, elements=(1, 6, 7, 8, 9), levels=("a", "b", "c"), **shape)
     for name, tensor in large.state_dict().items():
         grown = [one != other for one, other in zip(small.state_dict()[name].shape, tensor.shape, strict=True)]
         known = [axis not in (None, "atomic_numbers") for axis in axes_of(name, tensor.ndim, large.config)]

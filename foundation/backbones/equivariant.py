@@ -58,6 +58,8 @@ class EquivariantConfig(Config):
         radial_groups: Groups of channels with an angular radial function of their own.
         radial_spacing: Å between the distances at which the radial network is evaluated, with quintic splines between
             them; null: it is evaluated at every edge.
+        radial_elements: Whether the elements at both ends of an edge scale what the radial network gives, in each
+            layer; what lies behind is then evaluated at every edge.
         use_charge: Condition on total charge and spin multiplicity.
         level_sharing: How far a step of one level of theory moves the weights of the others, those of heads too. 1: all
             have the same weights (but for scales of channels); below 1 each has its own; 0: no step moves another's.
@@ -78,6 +80,7 @@ class EquivariantConfig(Config):
     radial_hidden: int = Field(2, ge=1)
     radial_groups: int = Field(4, ge=1)
     radial_spacing: float | None = Field(0.2, gt=0)
+    radial_elements: bool = False
     use_charge: bool = True
     level_sharing: float = Field(1.0, ge=0, le=1)
 
@@ -98,6 +101,27 @@ def at_slots(
 ) -> Float[Tensor, "slots _"]:
     """Radial functions of all slots from their values at knots; without splines the knots are the slots."""
     return values if splines is None else interpolated(values, splines)
+
+
+class ElementPairs(nn.Module):
+    """Scales of the radial network's outputs: one factor for the element of each end of an edge, 1 at the start."""
+
+    def __init__(self, *, num_elements: int, width: int) -> None:
+        super().__init__()
+        self.sender = nn.Parameter(torch.zeros(num_elements, width))
+        self.receiver = nn.Parameter(torch.zeros(num_elements, width))
+
+    def forward(
+        self, hidden: Float[Tensor, "slots width"], pairs: Int[Tensor, " slots"]
+    ) -> Float[Tensor, "slots width"]:
+        """Scale every edge.
+
+        Args:
+            hidden: The radial network at each edge.
+            pairs: Number of elements times the receiver's plus the sender's.
+        """
+        table = (1 + self.receiver[:, None]) * (1 + self.sender)
+        return hidden * take_rows(table.flatten(0, 1), pairs)
 
 
 class NeighborSum(nn.Module):
@@ -152,6 +176,9 @@ class Layer(nn.Module):
         self.config = config
         self.degree = degree
         in_degree = 0 if first else degree
+        self.element_pairs = (
+            ElementPairs(num_elements=num_elements, width=config.radial_width) if config.radial_elements else None
+        )
         self.angular = ScaledLinear(
             config.radial_width, config.radial_groups * (config.edge_degree + 1), num_levels=apart
         )
@@ -205,12 +232,16 @@ class Layer(nn.Module):
         splines: Float[Tensor, "slots *knots"] | None,
         harmonics: Float[Tensor, "slots edge_components"],
         geometry: PaddedGeometry,
+        pairs: Int[Tensor, " slots"] | None,
         element_index: Int[Tensor, " atoms"],
         level_index: Int[Tensor, " atoms"],
         level: Level,
         with_pseudo: bool,
     ) -> tuple[Tensor, Tensor | None]:
         size = (self.degree + 1) ** 2
+        if self.element_pairs is not None:
+            assert pairs is not None
+            hidden = self.element_pairs(hidden, pairs)
         angular = self._angular(harmonics, hidden, splines, level)
         sums = bounded(self.natural_sum(natural, hidden, splines, angular, geometry, level))
         low = sums if sums.shape[1] == size else sums[:, :size]
@@ -337,6 +368,11 @@ class EquivariantBackbone(nn.Module):
         geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
         splines = None if self.splines is None else self.splines.at(geometry.distances)
         hidden = self.trunk(geometry.distances if self.splines is None else self.splines.knots.to(scalars.dtype), level)
+        pairs = None
+        if self.config.radial_elements:
+            hidden, splines = at_slots(hidden, splines), None
+            of_senders = take_rows(element_index, geometry.senders).view(geometry.num_atoms, geometry.width)
+            pairs = (element_index[:, None] * self.elements.size + of_senders).flatten()
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
         harmonics = self.harmonics(geometry.unit_vectors) * decay
         level_index = take_rows(graph.level_index, graph.graph_index)
@@ -350,6 +386,7 @@ class EquivariantBackbone(nn.Module):
                 splines=splines,
                 harmonics=harmonics,
                 geometry=geometry,
+                pairs=pairs,
                 element_index=element_index,
                 level_index=level_index,
                 level=level,

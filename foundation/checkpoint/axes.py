@@ -25,6 +25,7 @@ _AXES: dict[str, Axes] = {
     "backbone.conditioning.level": ("levels", None),
     "backbone.neighbor_embedding.embedding.weight": ("elements_and_mask", None),
     "backbone.layers.*.element_scale": ("elements_and_mask", None, None),
+    "backbone.layers.*.element_pairs.*": ("elements_and_mask", None),
     "backbone.layers.*.level_scale": ("levels", None, None),
     "scaling.references_*": ("levels", "atomic_numbers"),
 }

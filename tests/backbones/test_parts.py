@@ -112,8 +112,9 @@ def test_values_of_degrees_are_repeated_for_their_components() -> None:
     assert torch.equal(over_components(values.T), expected.T)
 
 
+@pytest.mark.parametrize("by_elements", [False, True])
 def test_close_knots_give_what_the_radial_network_gives_at_every_edge(
-    make_model: Callable[..., FoundationModel],
+    make_model: Callable[..., FoundationModel], by_elements: bool
 ) -> None:
     positions = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 1.5
     graph = build_graph(
@@ -122,13 +123,13 @@ def test_close_knots_give_what_the_radial_network_gives_at_every_edge(
     heads = {"energy": {"kind": "energy"}}
     forces = {}
     for spacing in (None, 0.4, 0.1, 0.025):
-        model = make_model(heads, radial_spacing=spacing).double()
+        model = make_model(heads, radial_spacing=spacing, radial_elements=by_elements).double()
         forces[spacing] = model(collate([with_neighbors(graph, model.cutoff)]), properties=("energy", "forces"))[
             "forces"
         ]
     size = forces[None].abs().max()
     errors = [float((forces[spacing] - forces[None]).abs().max() / size) for spacing in (0.4, 0.1, 0.025)]
     # The error falls with the square of the spacing.
-    assert errors[2] < 2e-3
+    assert errors[2] < (1e-2 if by_elements else 2e-3)  # factors drawn at random make radial functions steeper
     assert errors[1] / errors[2] == pytest.approx(16, rel=0.2)
     assert errors[0] > errors[1]

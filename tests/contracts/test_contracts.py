@@ -30,6 +30,7 @@ BACKBONES: dict[str, BackboneConfig] = {
     "one layer, no charge": EquivariantConfig(
         cutoff=4.0, channels=8, pseudo_channels=4, num_layers=1, use_charge=False
     ),
+    "radial functions by elements": EquivariantConfig(cutoff=4.0, channels=8, pseudo_channels=4, radial_elements=True),
     "levels apart": EquivariantConfig(cutoff=4.0, channels=8, pseudo_channels=4, level_sharing=0.5),
     "visnet": VisnetConfig(cutoff=4.0, channels=16, num_heads=4, num_layers=2, num_basis=8),
     "visnet, vertex, vectors only, no charge": VisnetConfig(

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from benchmarks.backbones.variants.so2 import FrameNeighborSum
 from foundation import cli
 from foundation.backbones import equivariant
-from foundation.backbones.equivariant import Layer
-from foundation.nn.gather import take_rows
+from foundation.backbones.equivariant import ElementPairs, Layer
 from foundation.nn.linear import ScaledLinear, over_components
 from foundation.training.module import FoundationModule
 
@@ -123,42 +122,28 @@ def gated() -> None:
 
 
 @_design
-def species_radial() -> None:
-    """The radial network's last hidden layer scaled by the elements at both ends; needs `radial_spacing: null`."""
-    _radial_by("sender", "receiver")
-
-
-@_design
 def sender_radial() -> None:
-    """The same by the sender's element alone."""
-    _radial_by("sender")
+    """Radial functions by the sender's element alone; needs `radial_elements: true`."""
+    _fixed("receiver")
 
 
 @_design
 def receiver_radial() -> None:
-    """The same by the receiver's element alone."""
-    _radial_by("receiver")
+    """Radial functions by the receiver's element alone; needs `radial_elements: true`."""
+    _fixed("sender")
 
 
-def _radial_by(*ends: str) -> None:
-    class BySpecies(Layer):
-        def __init__(self, config: Any, *, num_elements: int, **named: Any) -> None:
-            super().__init__(config, num_elements=num_elements, **named)
-            self.of_ends = nn.ParameterDict(
-                {end: nn.Parameter(torch.zeros(num_elements, config.radial_width)) for end in ends}
-            )
+def _fixed(end: str) -> None:
+    """Leave one end's factors at 1."""
 
-        def forward(self, *arguments: Any, hidden: Tensor, **named: Any) -> tuple[Tensor, Tensor | None]:
-            geometry, elements = named["geometry"], named["element_index"]
-            for end, table in self.of_ends.items():
-                if end == "sender":
-                    scales = take_rows(table, take_rows(elements, geometry.senders))
-                else:
-                    scales = take_rows(table, elements).repeat_interleave(geometry.width, dim=0)
-                hidden = hidden * (1 + scales)
-            return super().forward(*arguments, hidden=hidden, **named)
+    class OneEnd(ElementPairs):
+        def __init__(self, **named: Any) -> None:
+            super().__init__(**named)
+            ones = getattr(self, end).detach()
+            delattr(self, end)
+            self.register_buffer(end, ones, persistent=False)
 
-    equivariant.Layer = BySpecies  # type: ignore[misc]
+    equivariant.ElementPairs = OneEnd  # type: ignore[misc]
 
 
 @_design
