@@ -104,33 +104,33 @@ def run_ablation(
     lines = {line["set"]: line for line in read_results(results, kind="ablation").get(name, [])}
     file = results
     for one in sets or ablations.sets:
-        lines[one] = _measured(ablations.rows[name], name, one, (*ablations.sets[one], *overrides))
+        row = ablations.rows[name]
+        words = (*ablations.sets[one], *row.overrides, *row.sets.get(one, ()), *overrides)
+        lines[one] = _measured(row.design, words, one, cache_root() / "ablations" / name / one)
         file = write_results(results, kind="ablation", row=name, lines=lines.values())
     return file
 
 
-def _measured(row: AblationRow, name: str, one: str, words: Sequence[str]) -> dict[str, Any]:
+def _measured(design: str, words: Sequence[str], one: str, folder: Path) -> dict[str, Any]:
     """Train and evaluate one row on one set."""
-    folder = cache_root() / "ablations" / name / one
     if folder.exists():
         shutil.rmtree(folder)
-    all_words = [*words, *row.overrides, *row.sets.get(one, ())]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    _run("variants.designs", row.design, "train", *all_words, "--out", str(folder))
+    _run("variants.designs", design, "train", *words, "--out", str(folder))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     errors = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["test"]
     found = next(iter(errors.values()))
     line = {
         "set": one,
-        "design": row.design,
-        "words": all_words,
+        "design": design,
+        "words": list(words),
         "forces_mae_meV_per_A": 1e3 * found["forces"]["mae"],
         "forces_rmse_meV_per_A": 1e3 * found["forces"]["rmse"],
         "energy_mae_meV": 1e3 * found["energy"]["mae"],
         "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
     }
     if one == HOT_SET:
-        line |= json.loads(_run("workers.hot_frames", row.design, str(folder)).splitlines()[-1])
+        line |= json.loads(_run("workers.hot_frames", design, str(folder)).splitlines()[-1])
     return line | provenance()
 
 
