@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -34,13 +33,6 @@ TINY = (
     "trainer.max_steps=2",
     "trainer.max_epochs=1",
 )
-
-
-@pytest.fixture
-def harness(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports a module of the harness."""
-    monkeypatch.syspath_prepend(str(repository))
-    return lambda name: importlib.import_module(f"benchmarks.backbones.{name}")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import time
@@ -35,13 +34,6 @@ speed:
   twin: *speed
   starved: {{<<: *speed, memory_limit_gib: 0.5}}
 """
-
-
-@pytest.fixture
-def harness(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports a module of the harness."""
-    monkeypatch.syspath_prepend(str(repository))
-    return lambda name: importlib.import_module(f"benchmarks.backbones.{name}")
 
 
 def test_every_row_is_valid_and_names_a_program(harness: Callable[[str], ModuleType]) -> None:
