@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foundation.errors import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """What `foundation.checkpoint` writes."""
 
 Document = dict[str, Any]
@@ -23,17 +23,27 @@ Step = Callable[[Document, Tensors], tuple[Document, Tensors]]
 """Turns the document and the tensors of one version into those of the next; `format_version` is raised for it."""
 
 
-def _radial_network_at_every_edge(document: Document, tensors: Tensors) -> tuple[Document, Tensors]:
-    """1 to 2: the equivariant backbone evaluates its radial network at knots, unless it is told not to as here."""
+def _with_backbone(document: Document, change: Callable[[Document], Document]) -> Document:
+    """Change what is said of an equivariant backbone; what is not as it should be is for the validation to say."""
     model = document.get("model")
     backbone = model.get("backbone") if isinstance(model, dict) else None
-    # What is not as it should be is for the validation that follows to say.
     if isinstance(model, dict) and isinstance(backbone, dict) and backbone.get("kind") == "equivariant":
-        document = {**document, "model": {**model, "backbone": {**backbone, "radial_spacing": None}}}
-    return document, tensors
+        document = {**document, "model": {**model, "backbone": change(backbone)}}
+    return document
 
 
-STEPS: Mapping[int, Step] = {1: _radial_network_at_every_edge}
+def _radial_network_at_every_edge(document: Document, tensors: Tensors) -> tuple[Document, Tensors]:
+    """1 to 2: the equivariant backbone evaluates its radial network at knots, unless it is told not to as here."""
+    return _with_backbone(document, lambda backbone: {**backbone, "radial_spacing": None}), tensors
+
+
+def _radial_functions_for_all_elements(document: Document, tensors: Tensors) -> tuple[Document, Tensors]:
+    """2 to 3: elements scale the radial network, and sums of degree 3 enter the products, where nothing else is said."""
+    earlier = {"radial_elements": False, "product_degree": 2}
+    return _with_backbone(document, lambda backbone: {**earlier, **backbone}), tensors
+
+
+STEPS: Mapping[int, Step] = {1: _radial_network_at_every_edge, 2: _radial_functions_for_all_elements}
 """The version that a step starts from -> the step."""
 
 

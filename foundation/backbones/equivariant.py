@@ -72,7 +72,7 @@ class EquivariantConfig(Config):
     num_layers: int = Field(2, ge=1)
     edge_degree: int = Field(3, ge=0, le=6)
     degree: int = Field(2, ge=0, le=4)
-    product_degree: int = Field(2, ge=0, le=6)
+    product_degree: int = Field(3, ge=0, le=6)
     correlation: Literal[1, 2, 3] = 3
     num_basis: int = Field(8, ge=1)
     basis_decay: float = Field(1.5, ge=0)
@@ -80,7 +80,7 @@ class EquivariantConfig(Config):
     radial_hidden: int = Field(2, ge=1)
     radial_groups: int = Field(4, ge=1)
     radial_spacing: float | None = Field(0.2, gt=0)
-    radial_elements: bool = False
+    radial_elements: bool = True
     use_charge: bool = True
     level_sharing: float = Field(1.0, ge=0, le=1)
 

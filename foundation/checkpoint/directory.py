@@ -44,7 +44,7 @@ class CheckpointConfig(Config):
         weights: File -> SHA-256.
     """
 
-    format_version: Literal[2]
+    format_version: Literal[3]
     foundation_version: str
     model: ModelConfig
     scaling_provenance: dict[str, Any]

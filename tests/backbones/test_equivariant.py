@@ -21,8 +21,8 @@ from foundation.nn.features import Features
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"edge_degree": 1}, "product_degree=2 is above edge_degree=1"),
-        ({"degree": 3}, "product_degree=2 is below degree=3"),
+        ({"edge_degree": 1}, "product_degree=3 is above edge_degree=1"),
+        ({"degree": 4}, "product_degree=3 is below degree=4"),
         ({"channels": 6, "radial_groups": 4}, "channels=6 is not divisible by radial_groups=4"),
     ],
 )
