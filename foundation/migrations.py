@@ -38,7 +38,7 @@ def _radial_network_at_every_edge(document: Document, tensors: Tensors) -> tuple
 
 
 def _radial_functions_for_all_elements(document: Document, tensors: Tensors) -> tuple[Document, Tensors]:
-    """2 to 3: elements scale the radial network, and sums of degree 3 enter the products, where nothing else is said."""
+    """2 to 3: elements scale the radial network, and sums of degree 3 enter the products, unless it says otherwise."""
     earlier = {"radial_elements": False, "product_degree": 2}
     return _with_backbone(document, lambda backbone: {**earlier, **backbone}), tensors
 

@@ -22,6 +22,7 @@ from foundation.backbones.geometry import PaddedGeometry, padded_geometry
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths
+from foundation.nn.edge_radial import ElementPairs, Slots, few_enough
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.gather import take_rows
 from foundation.nn.linear import (
@@ -96,34 +97,6 @@ class EquivariantConfig(Config):
         return self
 
 
-def at_slots(
-    values: Float[Tensor, "knots _"], splines: Float[Tensor, "slots *knots"] | None
-) -> Float[Tensor, "slots _"]:
-    """Radial functions of all slots from their values at knots; without splines the knots are the slots."""
-    return values if splines is None else interpolated(values, splines)
-
-
-class ElementPairs(nn.Module):
-    """Scales of the radial network's outputs: one factor for the element of each end of an edge, 1 at the start."""
-
-    def __init__(self, *, num_elements: int, width: int) -> None:
-        super().__init__()
-        self.sender = nn.Parameter(torch.zeros(num_elements, width))
-        self.receiver = nn.Parameter(torch.zeros(num_elements, width))
-
-    def forward(
-        self, hidden: Float[Tensor, "slots width"], pairs: Int[Tensor, " slots"]
-    ) -> Float[Tensor, "slots width"]:
-        """Scale every edge.
-
-        Args:
-            hidden: The radial network at each edge.
-            pairs: Number of elements times the receiver's plus the sender's.
-        """
-        table = (1 + self.receiver[:, None]) * (1 + self.sender)
-        return hidden * take_rows(table.flatten(0, 1), pairs)
-
-
 class NeighborSum(nn.Module):
     """Σ_j Y(r_ij) ⊗ (R(r_ij) ⊙ h_j) for one tower, coupled at the atom.
 
@@ -153,13 +126,13 @@ class NeighborSum(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "atoms components channels"],
-        hidden: Float[Tensor, "knots width"],
-        splines: Float[Tensor, "slots *knots"] | None,
+        hidden: Float[Tensor, "*pairs rows width"],
+        slots: Slots,
         angular: Float[Tensor, "slots edge_components groups"],
         geometry: PaddedGeometry,
         level: Level,
     ) -> Float[Tensor, "atoms out_components out_channels"]:
-        radial = at_slots(self.radial(hidden, level), splines).view(len(angular), len(self.couplings), self.channels)
+        radial = slots.functions(self.radial(hidden, level)).view(len(angular), len(self.couplings), self.channels)
         sums = neighbor_sum(angular, radial, features, geometry.senders, geometry.filled)
         blocks = [coupling.contract(part) for part, coupling in zip(sums, self._couplings(), strict=True)]
         return self.linear(merged_paths(blocks), level)
@@ -217,10 +190,10 @@ class Layer(nn.Module):
         return over_components(table.unflatten(2, (self.degree + 1, -1)), dim=2).flatten(1)
 
     def _angular(
-        self, harmonics: Tensor, hidden: Tensor, splines: Tensor | None, level: Level
+        self, harmonics: Tensor, hidden: Tensor, slots: Slots, level: Level
     ) -> Float[Tensor, "slots edge_components groups"]:
-        radial = self.angular(hidden, level).unflatten(1, (self.config.radial_groups, -1)).transpose(1, 2)
-        table = at_slots(over_components(radial, dim=1).flatten(1), splines)
+        radial = self.angular(hidden, level).unflatten(-1, (self.config.radial_groups, -1)).transpose(-1, -2)
+        table = slots.functions(over_components(radial, dim=-2).flatten(-2))
         return table.view(*harmonics.shape, self.config.radial_groups) * harmonics[:, :, None]
 
     def forward(
@@ -228,11 +201,10 @@ class Layer(nn.Module):
         natural: Float[Tensor, "atoms components channels"],
         pseudo: Float[Tensor, "atoms pseudo_components pseudo_channels"] | None,
         *,
-        hidden: Float[Tensor, "knots width"],
-        splines: Float[Tensor, "slots *knots"] | None,
+        hidden: Float[Tensor, "rows width"],
+        slots: Slots,
         harmonics: Float[Tensor, "slots edge_components"],
         geometry: PaddedGeometry,
-        pairs: Int[Tensor, " slots"] | None,
         element_index: Int[Tensor, " atoms"],
         level_index: Int[Tensor, " atoms"],
         level: Level,
@@ -240,10 +212,9 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         size = (self.degree + 1) ** 2
         if self.element_pairs is not None:
-            assert pairs is not None
-            hidden = self.element_pairs(hidden, pairs)
-        angular = self._angular(harmonics, hidden, splines, level)
-        sums = bounded(self.natural_sum(natural, hidden, splines, angular, geometry, level))
+            hidden = self.element_pairs(hidden, slots)
+        angular = self._angular(harmonics, hidden, slots, level)
+        sums = bounded(self.natural_sum(natural, hidden, slots, angular, geometry, level))
         low = sums if sums.shape[1] == size else sums[:, :size]
         scales = self._scales(element_index, level_index)
         update = self.natural_first(low, level) * scales[:, 0]
@@ -261,7 +232,7 @@ class Layer(nn.Module):
         pseudo_sums = None
         if self.pseudo_sum is not None:
             assert pseudo is not None
-            pseudo_sums = self.pseudo_sum(pseudo, hidden, splines, angular, geometry, level)
+            pseudo_sums = self.pseudo_sum(pseudo, hidden, slots, angular, geometry, level)
             pseudo_sums = bounded(pseudo_sums if pseudo_sums.shape[1] == size else pseudo_sums[:, :size])
         return update, self.pseudo(low, pseudo, pseudo_sums, level)
 
@@ -366,13 +337,7 @@ class EquivariantBackbone(nn.Module):
         element_index = self.elements(graph.atomic_numbers)
         scalars = self.conditioning(graph, element_index)
         geometry = padded_geometry(graph, cutoff=self.cutoff, dtype=scalars.dtype)
-        splines = None if self.splines is None else self.splines.at(geometry.distances)
-        hidden = self.trunk(geometry.distances if self.splines is None else self.splines.knots.to(scalars.dtype), level)
-        pairs = None
-        if self.config.radial_elements:
-            hidden, splines = at_slots(hidden, splines), None
-            of_senders = take_rows(element_index, geometry.senders).view(geometry.num_atoms, geometry.width)
-            pairs = (element_index[:, None] * self.elements.size + of_senders).flatten()
+        hidden, slots = self._radial(geometry, element_index, level)
         decay = (envelope(geometry.distances, self.cutoff) * self.mean_neighbors.to(scalars.dtype).rsqrt())[:, None]
         harmonics = self.harmonics(geometry.unit_vectors) * decay
         level_index = take_rows(graph.level_index, graph.graph_index)
@@ -383,10 +348,9 @@ class EquivariantBackbone(nn.Module):
                 natural,
                 pseudo,
                 hidden=hidden,
-                splines=splines,
+                slots=slots,
                 harmonics=harmonics,
                 geometry=geometry,
-                pairs=pairs,
                 element_index=element_index,
                 level_index=level_index,
                 level=level,
@@ -396,3 +360,21 @@ class EquivariantBackbone(nn.Module):
         if pseudo is None:
             pseudo = natural.new_zeros(natural.shape[0], natural.shape[1], 0)
         return Features(natural, pseudo, self.layout, level if self.level_sharing < 1 else None)
+
+    def _radial(
+        self, geometry: PaddedGeometry, element_index: Int[Tensor, " atoms"], level: Level
+    ) -> tuple[Float[Tensor, "rows width"], Slots]:
+        """The radial network at the knots or in every slot, and how layers get their functions from it."""
+        pairs = None
+        if self.config.radial_elements:
+            senders = take_rows(element_index, geometry.senders).view(geometry.num_atoms, geometry.width)
+            pairs = (element_index[:, None] * self.elements.size + senders).flatten()
+        if self.splines is None:
+            return self.trunk(geometry.distances, level), Slots(None, pairs)
+        splines = self.splines.at(geometry.distances)
+        knots = self.splines.knots.to(geometry.distances.dtype)
+        hidden = self.trunk(knots, level)
+        # All pairs at all knots, unless elements are many, or all splines a matrix.
+        if pairs is None or (splines.ndim == 1 and few_enough(self.elements.size, len(knots))):
+            return hidden, Slots(splines, pairs)
+        return interpolated(hidden, splines), Slots(None, pairs)

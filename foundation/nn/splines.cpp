@@ -4,7 +4,8 @@
 //   1, spread:                        values[k, f] = sum_i B(x_i - k) rows[i, f]
 //   2, dot:                           sums[i] = sum_k,f B(x_i - k) values[k, f] rows[i, f]
 //
-// with the derivative of B of any order. Arrays are dense and row-major.
+// with the derivative of B of any order. Where there are several tables of values, each row i names the one that it reads.
+// Arrays are dense and row-major.
 
 #include <algorithm>
 #include <cmath>
@@ -16,7 +17,7 @@ namespace {
 constexpr int DEGREE = 5, COUNT = DEGREE + 1;
 
 struct Sizes {
-    int64_t rows, knots, width, derivative, threads;
+    int64_t rows, tables, knots, width, derivative, threads;
 };
 
 // The splines that are not zero at `place`: weights, and the number of the first. False where none is among the knots.
@@ -36,26 +37,32 @@ template <typename T> bool find(const Sizes& sizes, T place, T* weights, int64_t
     return true;
 }
 
+// The splines at a place, and where their knots are among those of all tables.
 template <typename T> struct Row {
     T weights[COUNT];
-    int64_t begin, end;  // of the weights whose knots there are
-    int64_t first;
-    bool found;
+    int64_t begin = 0, end = 0;  // of the weights whose knots there are
+    int64_t first = 0;
 
-    Row(const Sizes& sizes, T place) : begin(0), end(0), first(0) {
-        found = find(sizes, place, weights, first);
-        if (!found) return;
+    Row(const Sizes& sizes, T place, int64_t table) {
+        if (!find(sizes, place, weights, first)) return;
         begin = std::clamp<int64_t>(-first, 0, COUNT);
         end = std::clamp<int64_t>(sizes.knots - first, begin, COUNT);
+        first += table * sizes.knots;
     }
 };
 
-template <typename T> void at(const Sizes& sizes, const T* places, const T* values, T* rows) {
+// The table of every row: the only one where `numbers` is null.
+struct Tables {
+    const int64_t* numbers;
+    int64_t operator[](int64_t row) const { return numbers ? numbers[row] : 0; }
+};
+
+template <typename T> void at(const Sizes& sizes, Tables tables, const T* places, const T* values, T* rows) {
 #pragma omp parallel for schedule(static) num_threads(sizes.threads) if (sizes.threads > 1)
     for (int64_t i = 0; i < sizes.rows; ++i) {
         T* __restrict row = rows + i * sizes.width;
         std::fill_n(row, sizes.width, places[i] == places[i] ? T(0) : places[i]);
-        const Row<T> splines(sizes, places[i]);
+        const Row<T> splines(sizes, places[i], tables[i]);
         if (splines.begin == 0 && splines.end == COUNT) {
             const T* __restrict from = values + splines.first * sizes.width;
             const T a = splines.weights[0], b = splines.weights[1], c = splines.weights[2];
@@ -73,13 +80,13 @@ template <typename T> void at(const Sizes& sizes, const T* places, const T* valu
     }
 }
 
-template <typename T> void spread(const Sizes& sizes, const T* places, const T* rows, T* values) {
-    const int64_t all = sizes.knots * sizes.width;
+template <typename T> void spread(const Sizes& sizes, Tables tables, const T* places, const T* rows, T* values) {
+    const int64_t all = sizes.tables * sizes.knots * sizes.width;
     std::vector<T> shares(sizes.threads * all, T(0));
 #pragma omp parallel for schedule(static, 1) num_threads(sizes.threads) if (sizes.threads > 1)
     for (int64_t n = 0; n < sizes.threads; ++n)
         for (int64_t i = n * sizes.rows / sizes.threads; i < (n + 1) * sizes.rows / sizes.threads; ++i) {
-            const Row<T> splines(sizes, places[i]);
+            const Row<T> splines(sizes, places[i], tables[i]);
             const T* __restrict from = rows + i * sizes.width;
             for (int64_t j = splines.begin; j < splines.end; ++j) {
                 T* __restrict to = shares.data() + n * all + (splines.first + j) * sizes.width;
@@ -92,10 +99,11 @@ template <typename T> void spread(const Sizes& sizes, const T* places, const T* 
         for (int64_t k = 0; k < all; ++k) values[k] += shares[n * all + k];
 }
 
-template <typename T> void dot(const Sizes& sizes, const T* places, const T* values, const T* rows, T* sums) {
+template <typename T>
+void dot(const Sizes& sizes, Tables tables, const T* places, const T* values, const T* rows, T* sums) {
 #pragma omp parallel for schedule(static) num_threads(sizes.threads) if (sizes.threads > 1)
     for (int64_t i = 0; i < sizes.rows; ++i) {
-        const Row<T> splines(sizes, places[i]);
+        const Row<T> splines(sizes, places[i], tables[i]);
         const T* __restrict row = rows + i * sizes.width;
         T sum = places[i] == places[i] ? T(0) : places[i];
         for (int64_t j = splines.begin; j < splines.end; ++j) {
@@ -110,18 +118,19 @@ template <typename T> void dot(const Sizes& sizes, const T* places, const T* val
 }
 
 template <typename T> int enter(const int64_t* sizes, void* const* pointers, int operation) {
-    const Sizes read{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+    const Sizes read{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
+    const Tables tables{static_cast<const int64_t*>(pointers[4])};
     const T* places = static_cast<const T*>(pointers[0]);
     T *values = static_cast<T*>(pointers[1]), *rows = static_cast<T*>(pointers[2]);
-    if (operation == 0) at<T>(read, places, values, rows);
-    else if (operation == 1) spread<T>(read, places, rows, values);
-    else dot<T>(read, places, values, rows, static_cast<T*>(pointers[3]));
+    if (operation == 0) at<T>(read, tables, places, values, rows);
+    else if (operation == 1) spread<T>(read, tables, places, rows, values);
+    else dot<T>(read, tables, places, values, rows, static_cast<T*>(pointers[3]));
     return 0;
 }
 
 }  // namespace
 
-// sizes: as in Sizes. pointers: places, values, rows, sums; null where an operation does not use one.
+// sizes: as in Sizes. pointers: places, values, rows, sums, tables; null where an operation does not use one.
 extern "C" int splines_float(const int64_t* sizes, void* const* pointers, int operation) {
     return enter<float>(sizes, pointers, operation);
 }

@@ -7,14 +7,16 @@ all splines takes its place.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
+from foundation.nn.gather import take_rows
 from foundation.nn.native import CheckedKernel, Kernel
 
 __all__ = ["SplineBasis", "has_kernel", "interpolated"]
@@ -64,17 +66,21 @@ class SplineBasis(nn.Module):
 
 
 def interpolated(
-    values: Float[Tensor, "knots functions"], splines: Float[Tensor, "rows *knots"]
+    values: Float[Tensor, "*tables knots functions"],
+    splines: Float[Tensor, "rows *knots"],
+    tables: Int[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, "rows functions"]:
     """Functions of the distance from their values at knots; differentiable any number of times.
 
     Args:
-        values: At `SplineBasis.knots`.
+        values: At `SplineBasis.knots`; several tables of them where rows name theirs.
         splines: From `SplineBasis.at`.
+        tables: The table of each row.
     """
     if splines.ndim == 2:
-        return splines @ values
-    return _at(values.to(splines.dtype), splines, 0).to(values.dtype)  # values of lower precision under autocast
+        return splines @ values if tables is None else (splines[:, None] @ take_rows(values, tables))[:, 0]
+    # Values of lower precision come under autocast.
+    return _at(values.to(splines.dtype), splines, tables, 0).to(values.dtype)
 
 
 @torch.compiler.assume_constant_result
@@ -87,118 +93,119 @@ def _call(
     kernel: Kernel,
     operation: int,
     places: Tensor,
-    values: Tensor | None,
-    rows: Tensor | None,
+    tables: Tensor | None,
+    *,
+    values: Tensor | None = None,
+    rows: Tensor | None = None,
     derivative: int,
-    knots: int,
+    shape: Sequence[int] = (),
 ) -> Tensor:
-    """Rows from values (operation 0), values from rows (1), or row by row the product of both (2)."""
-    present = values if rows is None else rows
-    assert present is not None
-    width = present.shape[1]
-    shape = [(len(places), width), (knots, width), (len(places),)][operation]
-    result = present.new_empty(shape)
+    """Rows from values (operation 0), values of a shape from rows (1), or row by row the product of both (2)."""
+    shape = shape if values is None else values.shape
+    width = shape[-1]
+    result = places.new_empty([(len(places), width), shape, (len(places),)][operation])
     held = [None if one is None else one.detach().contiguous() for one in (places, values, rows)]
-    arrays = [held[0], result if operation == 1 else held[1], result if operation == 0 else held[2], None]
+    arrays = [held[0], result if operation == 1 else held[1], result if operation == 0 else held[2], None, None]
     if operation == 2:
         arrays[3] = result
+    if tables is not None:
+        arrays[4] = tables.contiguous()
     threads = max(1, min(torch.get_num_threads(), len(places) * width // WORK_A_THREAD))
-    kernel(present.dtype, (len(places), knots, width, derivative, threads), arrays, operation)
+    number = 1 if tables is None else shape[0]
+    kernel(result.dtype, (len(places), number, shape[-2], width, derivative, threads), arrays, operation)
     return result
 
 
 @torch.library.custom_op(
-    "foundation::splines_at", mutates_args=(), schema="(Tensor values, Tensor places, int derivative) -> Tensor"
+    "foundation::splines_at",
+    mutates_args=(),
+    schema="(Tensor values, Tensor places, Tensor? tables, int derivative) -> Tensor",
 )
-def _at(values: Tensor, places: Tensor, derivative: int) -> Tensor:
-    return _call(_KERNEL.built(), 0, places, values, None, derivative, len(values))
+def _at(values: Tensor, places: Tensor, tables: Tensor | None, derivative: int) -> Tensor:
+    return _call(_KERNEL.built(), 0, places, tables, values=values, derivative=derivative)
 
 
 @torch.library.custom_op(
     "foundation::splines_spread",
     mutates_args=(),
-    schema="(Tensor rows, Tensor places, int derivative, SymInt knots) -> Tensor",
+    schema="(Tensor rows, Tensor places, Tensor? tables, int derivative, SymInt[] shape) -> Tensor",
 )
-def _spread(rows: Tensor, places: Tensor, derivative: int, knots: Any) -> Tensor:
-    return _call(_KERNEL.built(), 1, places, None, rows, derivative, knots)
+def _spread(rows: Tensor, places: Tensor, tables: Tensor | None, derivative: int, shape: Any) -> Tensor:
+    return _call(_KERNEL.built(), 1, places, tables, rows=rows, derivative=derivative, shape=shape)
 
 
 @torch.library.custom_op(
     "foundation::splines_dot",
     mutates_args=(),
-    schema="(Tensor rows, Tensor values, Tensor places, int derivative) -> Tensor",
+    schema="(Tensor rows, Tensor values, Tensor places, Tensor? tables, int derivative) -> Tensor",
 )
-def _dot(rows: Tensor, values: Tensor, places: Tensor, derivative: int) -> Tensor:
-    return _call(_KERNEL.built(), 2, places, values, rows, derivative, len(values))
+def _dot(rows: Tensor, values: Tensor, places: Tensor, tables: Tensor | None, derivative: int) -> Tensor:
+    return _call(_KERNEL.built(), 2, places, tables, values=values, rows=rows, derivative=derivative)
 
 
 @_at.register_fake
-def _(values: Tensor, places: Tensor, derivative: int) -> Tensor:
-    del derivative
-    return values.new_empty(places.shape[0], values.shape[1])
+def _(values: Tensor, places: Tensor, tables: Tensor | None, derivative: int) -> Tensor:
+    del tables, derivative
+    return values.new_empty(places.shape[0], values.shape[-1])
 
 
 @_spread.register_fake
-def _(rows: Tensor, places: Tensor, derivative: int, knots: Any) -> Tensor:
-    del places, derivative
-    return rows.new_empty(knots, rows.shape[1])
+def _(rows: Tensor, places: Tensor, tables: Tensor | None, derivative: int, shape: Any) -> Tensor:
+    del places, tables, derivative
+    return rows.new_empty(shape)
 
 
 @_dot.register_fake
-def _(rows: Tensor, values: Tensor, places: Tensor, derivative: int) -> Tensor:
-    del values, derivative
-    return rows.new_empty(places.shape[0])
+def _(rows: Tensor, values: Tensor, places: Tensor, tables: Tensor | None, derivative: int) -> Tensor:
+    del values, places, tables, derivative
+    return rows.new_empty(rows.shape[0])
 
 
 def _keep_for_at(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    values, places, ctx.derivative = inputs
-    ctx.save_for_backward(values, places)
+    *tensors, ctx.derivative = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _keep_for_spread(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    rows, places, ctx.derivative, ctx.knots = inputs
-    ctx.save_for_backward(rows, places)
-
-
-def _keep_for_dot(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    rows, values, places, ctx.derivative = inputs
-    ctx.save_for_backward(rows, values, places)
+    *tensors, ctx.derivative, _ = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _at_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    values, places = ctx.saved_tensors
+    values, places, tables = ctx.saved_tensors
     order = ctx.derivative
-    to_values = _spread(grad, places, order, values.shape[0]) if ctx.needs_input_grad[0] else None
-    return to_values, _dot(grad, values, places, order + 1), None
+    to_values = _spread(grad, places, tables, order, values.shape) if ctx.needs_input_grad[0] else None
+    return to_values, _dot(grad, values, places, tables, order + 1), None, None
 
 
 def _spread_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    rows, places = ctx.saved_tensors
-    return _at(grad, places, ctx.derivative), _dot(rows, grad, places, ctx.derivative + 1), None, None
+    rows, places, tables = ctx.saved_tensors
+    order = ctx.derivative
+    return _at(grad, places, tables, order), _dot(rows, grad, places, tables, order + 1), None, None, None
 
 
 def _dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    rows, values, places = ctx.saved_tensors
+    rows, values, places, tables = ctx.saved_tensors
     order = ctx.derivative
     return (
-        _at(values, places, order) * grad[:, None],
-        _spread(rows * grad[:, None], places, order, values.shape[0]),
-        _dot(rows, values, places, order + 1) * grad,
+        _at(values, places, tables, order) * grad[:, None],
+        _spread(rows * grad[:, None], places, tables, order, values.shape),
+        _dot(rows, values, places, tables, order + 1) * grad,
+        None,
         None,
     )
 
 
 _at.register_autograd(_at_backward, setup_context=_keep_for_at)
 _spread.register_autograd(_spread_backward, setup_context=_keep_for_spread)
-_dot.register_autograd(_dot_backward, setup_context=_keep_for_dot)
+_dot.register_autograd(_dot_backward, setup_context=_keep_for_at)
 
 
 @register_flop_formula(torch.ops.foundation.splines_at)
 def _(values: Any, places: Any, *_: Any, **__: Any) -> int:
-    return 2 * SPLINES_A_PLACE * places[0] * values[1]
+    return 2 * SPLINES_A_PLACE * places[0] * values[-1]
 
 
 @register_flop_formula(torch.ops.foundation.splines_spread)
@@ -216,19 +223,23 @@ def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:
     generator = torch.Generator().manual_seed(0)
     basis = SplineBasis(1.0, 4.0)
     places = torch.rand(40, generator=generator, dtype=dtype) * 14 - 3
-    values = torch.randn(len(basis.knots), 5, generator=generator, dtype=dtype)
+    values = torch.randn(2, len(basis.knots), 5, generator=generator, dtype=dtype)
     rows = torch.randn(40, 5, generator=generator, dtype=dtype)
+    tables = torch.arange(40) % 2
     errors = []
     with torch.enable_grad():
         distances = (places + basis.first).requires_grad_()
         matrix = basis(distances)
         for order in range(3):
+            # Every row beside all knots of all tables: those of its own, and zeros.
+            wide = (torch.nn.functional.one_hot(tables, 2)[:, :, None] * matrix[:, None]).flatten(1)
+            functions = wide @ values.flatten(0, 1)
+            expected = [functions, (wide.T @ rows).view_as(values), (functions * rows).sum(1)]
             own = [
-                _call(kernel, 0, places, values, None, order, len(values)),
-                _call(kernel, 1, places, None, rows, order, len(values)),
-                _call(kernel, 2, places, values, rows, order, len(values)),
+                _call(kernel, 0, places, tables, values=values, derivative=order),
+                _call(kernel, 1, places, tables, rows=rows, derivative=order, shape=values.shape),
+                _call(kernel, 2, places, tables, values=values, rows=rows, derivative=order),
             ]
-            expected = [matrix @ values, matrix.T @ rows, ((matrix @ values) * rows).sum(1)]
             errors += [float(((a - b).norm() / b.norm()).detach()) for a, b in zip(own, expected, strict=True)]
             if order < 2:
                 columns = [

@@ -11,7 +11,7 @@ from e3nn import o3
 from foundation.data.graph import build_graph, collate
 from foundation.data.neighbors import with_neighbors
 from foundation.model import FoundationModel
-from foundation.nn import splines
+from foundation.nn import edge_radial, splines
 from foundation.nn.coupling import Coupling, SymmetricCoupling, coupling_paths
 from foundation.nn.linear import over_components
 from foundation.nn.spherical import SphericalHarmonics
@@ -31,20 +31,22 @@ def test_harmonics_are_those_of_e3nn_and_finite_at_the_poles(degree: int) -> Non
         assert torch.autograd.gradgradcheck(SphericalHarmonics(degree), vectors[:8].detach().requires_grad_())
 
 
+@pytest.mark.parametrize("number", [0, 3], ids=["one table", "tables"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_the_kernel_adds_the_splines_of_the_matrix(dtype: torch.dtype) -> None:
+def test_the_kernel_adds_the_splines_of_the_matrix(dtype: torch.dtype, number: int) -> None:
     assert splines.has_kernel()
     basis = SplineBasis(0.2, 5.0)
     generator = torch.Generator().manual_seed(0)
     distances = torch.cat([torch.rand(400, generator=generator) * 7, torch.tensor([0.0, 5.0, 17.3])]).to(dtype)
-    values = torch.randn(len(basis.knots), 7, generator=generator, dtype=dtype)
+    values = torch.randn(*[number] * (number > 0), len(basis.knots), 7, generator=generator, dtype=dtype)
+    tables = torch.randint(number, (len(distances),), generator=generator) if number else None
     turned = torch.randn(len(distances), 7, generator=generator, dtype=dtype)
 
     def derivatives(at: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
         """Of values and distances, the second ones by everything."""
         moved, given = distances.clone().requires_grad_(), values.clone().requires_grad_()
         by = turned.clone().requires_grad_()
-        found = splines.interpolated(given, at(moved))
+        found = splines.interpolated(given, at(moved), tables)
         first = torch.autograd.grad(found, (given, moved), by, create_graph=True)
         second = torch.autograd.grad(sum(one.square().sum() for one in first), (given, moved, by))
         return [found, *first, *second]
@@ -58,10 +60,10 @@ def test_the_kernel_adds_the_splines_of_the_matrix(dtype: torch.dtype) -> None:
 def test_interpolation_has_the_derivatives_of_finite_differences_and_keeps_nan() -> None:
     basis = SplineBasis(1.0, 4.0)
     distances = (torch.rand(12, dtype=torch.float64) * 6).requires_grad_()
-    values = torch.randn(len(basis.knots), 3, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(2, len(basis.knots), 3, dtype=torch.float64, requires_grad=True)
 
     def interpolated(values: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
-        return splines.interpolated(values, basis.at(distances))
+        return splines.interpolated(values, basis.at(distances), torch.arange(len(distances)) % 2)
 
     assert torch.autograd.gradcheck(interpolated, (values, distances))
     assert torch.autograd.gradgradcheck(interpolated, (values, distances))
@@ -103,6 +105,32 @@ def test_the_symmetric_coupling_is_the_coupling_of_features_with_themselves(degr
         kept = [every.index(path) for path in once]
         assert part[order].shape[2] == len(once)
         torch.testing.assert_close(part[order], full[order][:, :, kept])
+
+
+@pytest.mark.parametrize("with_pseudo", [True, False])
+def test_tables_for_pairs_of_elements_give_what_every_edge_by_itself_gives(
+    make_model: Callable[..., FoundationModel], monkeypatch: pytest.MonkeyPatch, with_pseudo: bool
+) -> None:
+    positions = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 1.5
+    graph = build_graph(
+        positions=positions.numpy(), atomic_numbers=[6, 1, 7, 8, 1, 6], total_charge=0.0, spin_multiplicity=1
+    )
+    model = make_model({"energy": {"kind": "energy"}}).double()
+    assert edge_radial.few_enough(len(model.config.elements), len(model.backbone.splines.knots))
+    batch = collate([with_neighbors(graph, model.cutoff)])
+    results = []
+    for most in (edge_radial.MOST_ROWS, 0):
+        monkeypatch.setattr(edge_radial, "MOST_ROWS", most)
+        model.zero_grad()
+        batch.positions.requires_grad_().grad = None
+        features = model.backbone(batch, with_pseudo=with_pseudo)
+        (features.natural.square().sum() + features.pseudo.square().sum()).backward()
+        weights = [one.grad for one in model.backbone.parameters() if one.grad is not None]
+        results.append([features.natural, features.pseudo, batch.positions.grad, *weights])
+    assert len(results[0]) > 20
+    for one, other in zip(*results, strict=True):
+        size = float(other.detach().abs().max()) if other.numel() else 0.0
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * size)
 
 
 def test_values_of_degrees_are_repeated_for_their_components() -> None:

@@ -29,10 +29,11 @@ from foundation.nn.spherical import SphericalHarmonics
 
 CUTOFF = 4.0
 HEADS = ("energy", "dipole", "polarizability", "handedness", "optical_rotation")
-SHAPES = {
+SHAPES: dict[str, dict[str, int]] = {
     "default": {},
-    "few harmonics on edges": {"edge_degree": 2},
-    "groups of channels, sums beyond the features": {"radial_groups": 2, "product_degree": 3},
+    "few harmonics on edges": {"edge_degree": 2, "product_degree": 2},
+    "groups of channels": {"radial_groups": 2},
+    "sums up to the features' degree": {"product_degree": 2},
 }
 
 
@@ -141,7 +142,7 @@ def test_frames_have_second_derivatives_at_the_poles_and_between_the_charts(so2:
 
 
 def test_a_training_step_moves_every_parameter_of_the_sums_by_a_finite_gradient(so2: ModuleType) -> None:
-    model = build_model(so2, edge_degree=2).train()
+    model = build_model(so2, edge_degree=2, product_degree=2).train()
     batch = collate(list(STRUCTURES.values()))
     predicted = model(batch, properties=("energy", "forces"), create_graph=True)
     (predicted["energy"].square().mean() + (predicted["forces"] - 1.0).square().mean()).backward()
@@ -156,7 +157,14 @@ def test_a_training_step_moves_every_parameter_of_the_sums_by_a_finite_gradient(
 RECIPE = """
 extends: [base, backbones/xs]
 model:
-  backbone: {{cutoff: 4.0, channels: 4, pseudo_channels: 2, radial_groups: 2, radial_width: 8, edge_degree: 2}}
+  backbone:
+    cutoff: 4.0
+    channels: 4
+    pseudo_channels: 2
+    radial_groups: 2
+    radial_width: 8
+    edge_degree: 2
+    product_degree: 2
 data:
   mine:
     source: {source}

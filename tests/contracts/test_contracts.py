@@ -30,7 +30,10 @@ BACKBONES: dict[str, BackboneConfig] = {
     "one layer, no charge": EquivariantConfig(
         cutoff=4.0, channels=8, pseudo_channels=4, num_layers=1, use_charge=False
     ),
-    "radial functions by elements": EquivariantConfig(cutoff=4.0, channels=8, pseudo_channels=4, radial_elements=True),
+    "radial network at every edge": EquivariantConfig(cutoff=4.0, channels=8, pseudo_channels=4, radial_spacing=None),
+    "radial functions blind to elements": EquivariantConfig(
+        cutoff=4.0, channels=8, pseudo_channels=4, radial_elements=False, product_degree=2
+    ),
     "levels apart": EquivariantConfig(cutoff=4.0, channels=8, pseudo_channels=4, level_sharing=0.5),
     "visnet": VisnetConfig(cutoff=4.0, channels=16, num_heads=4, num_layers=2, num_basis=8),
     "visnet, vertex, vectors only, no charge": VisnetConfig(

@@ -1,10 +1,11 @@
-"""The neighbour sum as an edge convolution in the frame of each edge, in place of the contraction at the atom.
+r"""The neighbour sum as an edge convolution in the frame of each edge, in place of the contraction at the atom.
 
-    python -m benchmarks.backbones.variants.so2 train tasks/rmd17_n50 model.backbone.edge_degree=2 …
+    python -m benchmarks.backbones.variants.so2 train tasks/rmd17_n50 \
+        model.backbone.edge_degree=2 model.backbone.product_degree=2 …
 
 is the ordinary command line with `foundation.backbones.equivariant.NeighborSum` exchanged for `FrameNeighborSum`. A
-model trained so can be read by this command only. The variant reads no harmonics on edges: `edge_degree=2`, the least
-that the backbone takes, leaves out the others; `product_degree` says how far its sums go. Eager only: frames are shared
+model trained so can be read by this command only. The variant reads no harmonics on edges: the least `edge_degree` that
+the backbone takes leaves out the others; `product_degree` says how far its sums go. Eager only: frames are shared
 between layers in a way that the compiler does not follow.
 
 What is done for each edge: rotate the sender's features until the edge lies along the polar axis, mix degrees and
@@ -36,9 +37,10 @@ from torch import Tensor, nn
 
 from foundation import cli
 from foundation.backbones import equivariant
-from foundation.backbones.equivariant import EquivariantConfig, at_slots
+from foundation.backbones.equivariant import EquivariantConfig
 from foundation.backbones.geometry import PaddedGeometry
 from foundation.nn.coupling import coupling_block
+from foundation.nn.edge_radial import Slots
 from foundation.nn.gather import take_rows
 from foundation.nn.linear import Level, ScaledLinear, UniformLinear
 
@@ -172,16 +174,16 @@ class FrameNeighborSum(nn.Module):
 
     def _radial(
         self,
-        hidden: Float[Tensor, "knots width"],
-        splines: Float[Tensor, "slots *knots"] | None,
+        hidden: Float[Tensor, "*pairs rows width"],
+        slots: Slots,
         angular: Float[Tensor, "slots edge_components groups"],
     ) -> Sequence[Float[Tensor, "slots 1 degrees channels"]]:
         """Radial functions, one tensor an |m|; exactly zero in empty slots."""
         common = angular[:, 0]
-        slots = len(common)
-        radial = at_slots(self.radial(hidden), splines).view(slots, -1, self.groups, self.channels // self.groups)
+        radial = slots.functions(self.radial(hidden))
+        radial = radial.view(len(common), -1, self.groups, self.channels // self.groups)
         radial = radial * common[:, None, :, None]
-        return radial.view(slots, 1, -1, self.channels).split(self.in_counts, dim=2)
+        return radial.view(len(common), 1, -1, self.channels).split(self.in_counts, dim=2)
 
     def _turned(
         self, features: Float[Tensor, "atoms components channels"], frames: Tensor, geometry: PaddedGeometry
@@ -197,24 +199,24 @@ class FrameNeighborSum(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "atoms components channels"],
-        hidden: Float[Tensor, "knots width"],
-        splines: Float[Tensor, "slots *knots"] | None,
+        hidden: Float[Tensor, "*pairs rows width"],
+        slots: Slots,
         angular: Float[Tensor, "slots edge_components groups"],
         geometry: PaddedGeometry,
         level: Level,  # noqa: ARG002 (none of its weights depend on it)
     ) -> Float[Tensor, "atoms out_components out_channels"]:
-        atoms, width, slots = geometry.num_atoms, geometry.width, len(geometry.distances)
+        atoms, width, edges = geometry.num_atoms, geometry.width, len(geometry.distances)
         frames = _shared_frames(self.frames, geometry)
         signs = [1] + [2] * self.in_degree
         turned = self._turned(features, frames, geometry).split(
             [sign * count for sign, count in zip(signs, self.in_counts, strict=True)], dim=1
         )
         messages = []
-        radials = self._radial(hidden, splines, angular)
+        radials = self._radial(hidden, slots, angular)
         for sign, part, radial, mixer in zip(signs, turned, radials, self.mixers, strict=True):
-            scaled = part.view(slots, sign, -1, self.channels) * radial
-            mixed = mixer(scaled.view(slots * sign, -1))
-            messages.append(mixed.view(slots, -1, self.channels))
+            scaled = part.view(edges, sign, -1, self.channels) * radial
+            mixed = mixer(scaled.view(edges * sign, -1))
+            messages.append(mixed.view(edges, -1, self.channels))
         in_frames = torch.cat(messages, dim=1)
         used = in_frames.shape[1]
         # Rotating back and summing are one product: over neighbours and components of their frames together.
