@@ -19,7 +19,8 @@ from benchmarks.backbones.variants.so2 import FrameNeighborSum
 from foundation import cli
 from foundation.backbones import equivariant
 from foundation.backbones.equivariant import ElementPairs, Layer
-from foundation.nn.linear import ScaledLinear, over_components
+from foundation.nn.coupling import Coupling, SymmetricCoupling
+from foundation.nn.linear import EquivariantLinear, ScaledLinear, over_components
 from foundation.training.module import FoundationModule
 
 __all__ = ["DESIGNS", "main"]
@@ -84,6 +85,23 @@ def no_residual() -> None:
 def plain_residual() -> None:
     """Layers after the first add to what the one before them made, without a linear map between."""
     _after_init(lambda layer: None if layer.is_first else setattr(layer, "natural_keep", _AllKept()))
+
+
+@_design
+def low_squares() -> None:
+    """Products of two sums only up to the features' degree; sums of a larger one enter the third factor alone."""
+    _after_init(_with_low_squares)
+
+
+def _with_low_squares(layer: Layer) -> None:
+    config = layer.config
+    degree, top, wide = config.degree, config.product_degree, config.channels
+    if config.correlation >= 2:
+        layer.square = SymmetricCoupling(top, degree)
+        layer.square_linear = EquivariantLinear([paths * wide for paths in layer.square.num_paths], wide)
+    if config.correlation >= 3:
+        layer.cube = Coupling(range(degree + 1), range(top + 1), degree, kind="even")
+        layer.cube_linear = EquivariantLinear([paths * wide for paths in layer.cube.num_paths], wide)
 
 
 def _after_init(change: Callable[[Any], None]) -> None:
