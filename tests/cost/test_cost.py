@@ -18,7 +18,14 @@ extends: backbones/xs
 model:
   # Radial functions at knots cost the same for one molecule as for eight: a small network for them.
   backbone:
-    {channels: 4, pseudo_channels: 0, num_layers: 1, edge_degree: 1, degree: 1, product_degree: 1, cutoff: 3, radial_width: 8}
+    cutoff: 3
+    channels: 4
+    pseudo_channels: 0
+    num_layers: 1
+    edge_degree: 1
+    degree: 1
+    product_degree: 1
+    radial_width: 8
 """
 CPU = torch.device("cpu")
 
