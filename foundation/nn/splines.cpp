@@ -105,13 +105,24 @@ void dot(const Sizes& sizes, Tables tables, const T* places, const T* values, co
     for (int64_t i = 0; i < sizes.rows; ++i) {
         const Row<T> splines(sizes, places[i], tables[i]);
         const T* __restrict row = rows + i * sizes.width;
+        const int64_t w = sizes.width;
         T sum = places[i] == places[i] ? T(0) : places[i];
-        for (int64_t j = splines.begin; j < splines.end; ++j) {
-            const T* __restrict from = values + (splines.first + j) * sizes.width;
-            T part = 0;
+        if (splines.begin == 0 && splines.end == COUNT) {
+            const T* __restrict from = values + splines.first * w;
+            const T a = splines.weights[0], b = splines.weights[1], c = splines.weights[2];
+            const T d = splines.weights[3], e = splines.weights[4], f = splines.weights[5];
+#pragma omp simd reduction(+ : sum)
+            for (int64_t k = 0; k < w; ++k)
+                sum += row[k] * (a * from[k] + b * from[w + k] + c * from[2 * w + k] + d * from[3 * w + k] +
+                                 e * from[4 * w + k] + f * from[5 * w + k]);
+        } else {
+            for (int64_t j = splines.begin; j < splines.end; ++j) {
+                const T* __restrict from = values + (splines.first + j) * w;
+                T part = 0;
 #pragma omp simd reduction(+ : part)
-            for (int64_t k = 0; k < sizes.width; ++k) part += from[k] * row[k];
-            sum += splines.weights[j] * part;
+                for (int64_t k = 0; k < w; ++k) part += from[k] * row[k];
+                sum += splines.weights[j] * part;
+            }
         }
         sums[i] = sum;
     }
