@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from foundation.errors import InterruptionError
 from foundation.run.checkpoint_files import CheckpointFolder
 from foundation.run.csv_log import CsvLog
 from foundation.run.interruption import SIGNALS, Agreement, Interruption
-from foundation.run.ranks import has_lost_another
 from foundation.training.module import FoundationModule
 
 __all__ = ["RankSums", "Saving"]
@@ -113,19 +112,8 @@ class Saving(Checkpoint):
         self._interruption.is_training = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        """A signal ends at once what is being given up; say what an error between ranks means."""
+        """A signal ends at once what is being given up."""
         self._interruption.is_training = False
-        if trainer.world_size > 1 and has_lost_another(exception):
-            exception.add_note(
-                f"rank {trainer.global_rank} of {trainer.world_size} lost another one after step "
-                f"{trainer.global_step}; why that one ended is further up in the log, or known to the batch "
-                "system; --resume goes on from the last checkpoint"
-            )
-        if any("DataLoader worker" in str(one) for one in _with_causes(exception)):
-            exception.add_note(
-                f"one of the processes that load data (num_workers) was ended from outside after step "
-                f"{trainer.global_step}, as where memory is exhausted; --resume goes on from the last checkpoint"
-            )
 
     def _save(self, trainer: Trainer, *, before_its_row: bool) -> None:
         step = trainer.global_step
@@ -212,11 +200,3 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _on_cpu(inner) for key, inner in value.items()}
     return [_on_cpu(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _with_causes(exception: BaseException) -> Iterator[BaseException]:
-    """The exception and those it came from: torch raises in a signal handler, wherever the program is just then."""
-    one: BaseException | None = exception
-    while one is not None:
-        yield one
-        one = one.__cause__ or one.__context__

@@ -32,6 +32,7 @@ from foundation.run.interruption import Interruption
 from foundation.run.leakage import seen_in_training
 from foundation.run.lock import RunLock
 from foundation.run.loggers import make_loggers
+from foundation.run.lost_processes import explained_losses
 from foundation.run.plan import Plan, make_plan, prepare_data
 from foundation.run.ranks import is_first_process, trainer_arguments, wait_for_all
 from foundation.run.summary import summarise
@@ -242,7 +243,7 @@ def _fit_and_finish(
         use_distributed_sampler=False,
         inference_mode=False,
     )
-    with refusals_of_lightning():
+    with explained_losses(trainer), refusals_of_lightning():
         trainer.fit(plan.module, datamodule=plan.data, ckpt_path=checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return
