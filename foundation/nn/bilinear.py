@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from foundation.nn.native import CheckedKernel, Kernel
+from foundation.nn.operator import operator
 
 __all__ = ["bilinear", "has_kernel", "takes_kernel", "terms_of"]
 
@@ -82,7 +83,7 @@ def _call(
     atoms, channels = left.shape[0], left.shape[2]
     threads = max(1, min(torch.get_num_threads(), atoms * len(terms.values) * channels // WORK_A_THREAD))
     inputs = [terms.index, terms.values, grad, left, right, *(others or (None, None))]
-    held = [None if one is None else one.detach().contiguous() for one in inputs]
+    held = [None if one is None else one.contiguous() for one in inputs]
     products = None if order == 1 else left.new_empty(atoms, terms.rows, channels)
     steps = [] if order == 0 else _like(left, right)
     sizes = (atoms, left.shape[1], right.shape[1], terms.rows, channels, len(terms.values), threads)
@@ -97,17 +98,14 @@ def _like(*tensors: Tensor) -> list[Tensor]:
 _TERMS = "Tensor index, Tensor values, int rows"
 
 
-@torch.library.custom_op(
-    "foundation::couple", mutates_args=(), schema=f"(Tensor left, Tensor right, {_TERMS}) -> Tensor"
-)
+@operator("foundation::couple", f"(Tensor left, Tensor right, {_TERMS}) -> Tensor")
 def _couple(left: Tensor, right: Tensor, index: Tensor, values: Tensor, rows: int) -> Tensor:
     return _call(_KERNEL.built(), 0, None, (left, right), (), _Terms(index, values, rows))[0]
 
 
-@torch.library.custom_op(
+@operator(
     "foundation::couple_steps",
-    mutates_args=(),
-    schema=f"(Tensor grad, Tensor left, Tensor right, {_TERMS}) -> (Tensor, Tensor)",
+    f"(Tensor grad, Tensor left, Tensor right, {_TERMS}) -> (Tensor, Tensor)",
 )
 def _steps(
     grad: Tensor, left: Tensor, right: Tensor, index: Tensor, values: Tensor, rows: int
@@ -116,10 +114,9 @@ def _steps(
     return found[0], found[1]
 
 
-@torch.library.custom_op(
+@operator(
     "foundation::couple_second",
-    mutates_args=(),
-    schema=f"(Tensor grad, Tensor left, Tensor right, Tensor other_left, Tensor other_right, {_TERMS})"
+    f"(Tensor grad, Tensor left, Tensor right, Tensor other_left, Tensor other_right, {_TERMS})"
     " -> (Tensor, Tensor, Tensor)",
 )
 def _second(

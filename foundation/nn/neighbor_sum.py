@@ -21,6 +21,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from foundation.nn.gather import take_rows
 from foundation.nn.native import CheckedKernel, Kernel
+from foundation.nn.operator import operator
 
 __all__ = ["has_kernel", "neighbor_sum", "sum_by_products"]
 
@@ -106,7 +107,7 @@ def _call(
     work = len(slots.senders) * edge * components * channels
     threads = max(1, min(torch.get_num_threads(), work // WORK_A_THREAD, max(SHARES, width)))
     inputs = [grad, *factors, *(others or (None,) * 3), *slots]
-    held = [None if one is None else one.detach().contiguous() for one in inputs]
+    held = [None if one is None else one.contiguous() for one in inputs]
     sums = None if order == 1 else features.new_empty(atoms, edge * components, channels)
     steps = [] if order == 0 else [torch.empty_like(one, memory_format=torch.contiguous_format) for one in factors]
     shares = None if order == 0 else features.new_empty(threads, atoms, components, channels)
@@ -120,15 +121,14 @@ _OTHERS = "Tensor other_angular, Tensor other_radial, Tensor other_features"
 _SLOTS = "Tensor senders, Tensor filled"
 
 
-@torch.library.custom_op("foundation::neighbor_sum", mutates_args=(), schema=f"({_FACTORS}, {_SLOTS}) -> Tensor")
+@operator("foundation::neighbor_sum", f"({_FACTORS}, {_SLOTS}) -> Tensor")
 def _sum(angular: Tensor, radial: Tensor, features: Tensor, senders: Tensor, filled: Tensor) -> Tensor:
     return _call(_KERNEL.built(), 0, None, _Factors(angular, radial, features), None, _Slots(senders, filled))[0]
 
 
-@torch.library.custom_op(
+@operator(
     "foundation::neighbor_sum_steps",
-    mutates_args=(),
-    schema=f"(Tensor grad, {_FACTORS}, {_SLOTS}) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_FACTORS}, {_SLOTS}) -> (Tensor, Tensor, Tensor)",
 )
 def _steps(
     grad: Tensor, angular: Tensor, radial: Tensor, features: Tensor, senders: Tensor, filled: Tensor
@@ -137,10 +137,9 @@ def _steps(
     return steps[0], steps[1], steps[2]
 
 
-@torch.library.custom_op(
+@operator(
     "foundation::neighbor_sum_second",
-    mutates_args=(),
-    schema=f"(Tensor grad, {_FACTORS}, {_OTHERS}, {_SLOTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_FACTORS}, {_OTHERS}, {_SLOTS}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _second(
     grad: Tensor,

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from foundation.nn.gather import take_rows
 from foundation.nn.native import CheckedKernel, Kernel
+from foundation.nn.operator import operator
 
 __all__ = ["SplineBasis", "has_kernel", "interpolated"]
 
@@ -104,7 +105,7 @@ def _call(
     shape = shape if values is None else values.shape
     width = shape[-1]
     result = places.new_empty([(len(places), width), shape, (len(places),)][operation])
-    held = [None if one is None else one.detach().contiguous() for one in (places, values, rows)]
+    held = [None if one is None else one.contiguous() for one in (places, values, rows)]
     arrays = [held[0], result if operation == 1 else held[1], result if operation == 0 else held[2], None, None]
     if operation == 2:
         arrays[3] = result
@@ -116,28 +117,25 @@ def _call(
     return result
 
 
-@torch.library.custom_op(
+@operator(
     "foundation::splines_at",
-    mutates_args=(),
-    schema="(Tensor values, Tensor places, Tensor? tables, int derivative) -> Tensor",
+    "(Tensor values, Tensor places, Tensor? tables, int derivative) -> Tensor",
 )
 def _at(values: Tensor, places: Tensor, tables: Tensor | None, derivative: int) -> Tensor:
     return _call(_KERNEL.built(), 0, places, tables, values=values, derivative=derivative)
 
 
-@torch.library.custom_op(
+@operator(
     "foundation::splines_spread",
-    mutates_args=(),
-    schema="(Tensor rows, Tensor places, Tensor? tables, int derivative, SymInt[] shape) -> Tensor",
+    "(Tensor rows, Tensor places, Tensor? tables, int derivative, SymInt[] shape) -> Tensor",
 )
 def _spread(rows: Tensor, places: Tensor, tables: Tensor | None, derivative: int, shape: Any) -> Tensor:
     return _call(_KERNEL.built(), 1, places, tables, rows=rows, derivative=derivative, shape=shape)
 
 
-@torch.library.custom_op(
+@operator(
     "foundation::splines_dot",
-    mutates_args=(),
-    schema="(Tensor rows, Tensor values, Tensor places, Tensor? tables, int derivative) -> Tensor",
+    "(Tensor rows, Tensor values, Tensor places, Tensor? tables, int derivative) -> Tensor",
 )
 def _dot(rows: Tensor, values: Tensor, places: Tensor, tables: Tensor | None, derivative: int) -> Tensor:
     return _call(_KERNEL.built(), 2, places, tables, values=values, rows=rows, derivative=derivative)
