@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from foundation.compiler_cache import removed_half_written
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.data.plain_graph import PlainGraph, padded_width, plain_tensors
 from foundation.derive import DERIVED, Deformation, deformed, undeformed
+from foundation.electrostatics.pairs import atom_pairs
 from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
 from foundation.physics import D3Dispersion
@@ -177,9 +177,12 @@ class CompiledModel:
                 "that cannot be compiled; with mixture.batches: separate there are none"
             )
             return None
+        if self.model.has_electrostatics and bool(graph.pbc.any()):
+            self._refuse("model.electrostatics sums over waves, as many as cells ask for, which cannot be compiled yet")
+            return None
         key = (frozenset(properties), create_graph)
         if self._records():
-            self._sizes.add((graph.num_graphs, len(graph.positions), padded_width(graph.max_neighbors)))
+            self._sizes.add(self._size(graph))
             if len(self._sizes) > MOST_RECORDED:
                 logger.info("more than %d sizes of batches: compiling once more, without CUDA graphs", MOST_RECORDED)
                 self.cuda_graphs = False
@@ -187,6 +190,11 @@ class CompiledModel:
         if key not in self._functions:
             self._functions[key] = self._checked(graph, key[0], create_graph=create_graph)
         return self._functions[key]
+
+    def _size(self, graph: AtomGraph) -> tuple[int, ...]:
+        """What the shapes of all tensors of a batch depend on."""
+        pairs = [int(graph.num_atoms_per_graph.square().sum())] if self.model.has_electrostatics else []
+        return (graph.num_graphs, len(graph.positions), padded_width(graph.max_neighbors), *pairs)
 
     def _records(self) -> bool:
         """Whether functions that are compiled now become CUDA graphs."""
@@ -209,7 +217,7 @@ class CompiledModel:
             problem = f"this model cannot be compiled here: {type(error).__name__}: {reason}"
             if self.model.has_electrostatics:
                 problem = (
-                    f"model.electrostatics looks at the data while it runs, which cannot be compiled yet ({reason})"
+                    f"these charges look at the data while they are found, which cannot be compiled yet ({reason})"
                 )
         if problem is None:
             return True
@@ -228,7 +236,7 @@ class CompiledModel:
                         problem = problem or _difference(self.model, function, graph, asked, create_graph=create_graph)
                     return problem
                 except Exception as error:
-                    if not _removed_half_written(error):
+                    if not removed_half_written(error):
                         raise
         return f"more than {MOST_BROKEN_FILES} files of the compiler's cache are broken"
 
@@ -237,21 +245,6 @@ class CompiledModel:
         if self.fallback != "eager":
             raise InputError(f"compile: {problem}; allowed: not to compile, or fallback: eager to go on without")
         warnings.warn(f"compile: {problem}; going on without (fallback: eager)", stacklevel=3)
-
-
-def _removed_half_written(error: Exception) -> bool:
-    """Remove the file of the compiler's cache that an error calls incomplete; false if it is about something else.
-
-    A program that is killed while it compiles leaves one behind, and every later one would end there.
-    """
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    found = re.search(r"(/\S+\.so): (?:file too short|invalid ELF header|cannot read file data)", str(error))
-    if found is None or not Path(found[1]).is_relative_to(cache_dir()):
-        return False
-    Path(found[1]).unlink(missing_ok=True)
-    logger.info("removed %s, which another program left half written", found[1])
-    return True
 
 
 def _compilations() -> int:
@@ -303,6 +296,8 @@ def _evaluate(
     with torch.set_grad_enabled(bool(asked & DERIVED) or torch.is_grad_enabled()):
         deformation = undeformed(graph, with_strain="stress" in asked)
         tensors, width = plain_tensors(graph, model.backbone.edge_fields)
+        if model.has_electrostatics:
+            tensors["pairs"] = atom_pairs(graph.num_atoms_per_graph, torch.ones_like(graph.pbc[:, 0]))
         return dict(function(deformation.positions, deformation.strain, tensors, graph.num_graphs, width))
 
 

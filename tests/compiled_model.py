@@ -38,13 +38,17 @@ SMALL = {
 """Compiles in seconds, and has messages and their couplings."""
 
 
-def make_model(backbone: Mapping[str, float], *, levels: Sequence[str] = ("PBE",)) -> FoundationModel:
-    """A model with random weights."""
+def make_model(
+    backbone: Mapping[str, float], *, levels: Sequence[str] = ("PBE",), long_range: Mapping[str, object] | None = None
+) -> FoundationModel:
+    """A model with random weights; with charges if these are to interact."""
+    charges = {} if long_range is None else {"charges": {"kind": "charges", "hidden": 4}}
     config = {
         "backbone": {"kind": "equivariant", "cutoff": CUTOFF, **backbone},
-        "heads": {"energy": {"kind": "energy", "hidden": 4}},
+        "heads": {"energy": {"kind": "energy", "hidden": 4}, **charges},
         "elements": [1, 6, 8, 14],
         "levels": list(levels),
+        "electrostatics": long_range,
     }
     torch.manual_seed(0)
     model = FoundationModel(validate(ModelConfig, config, where="test"))
@@ -113,6 +117,20 @@ def compare_levels(device: str) -> None:
     say(f"levels compiled {torch._dynamo.utils.counters['stats']['unique_graphs'] - before}")
 
 
+def compare_electrostatics(device: str) -> None:
+    """Free molecules whose charges interact and act back on the features: pairs of all kinds, and none."""
+    model = make_model(SMALL, long_range={"kind": "coulomb", "feedback": {"rounds": 1, "hidden": 4}}).to(device)
+    compiled, asked = CompiledModel(model), ("dipole", "energy", "forces")
+    for number, sizes in enumerate([("H2O", "CH4", "CH3OH"), ("C6H6", "H2O"), ("H2O", "O")]):
+        graph = batch(*(shaken(molecule(name), seed) for seed, name in enumerate(sizes))).to(device)
+        found = compiled(graph, properties=asked, create_graph=True)
+        expected = model(graph, properties=asked, create_graph=True)
+        outputs = largest([found[name] for name in asked], [expected[name] for name in asked])
+        say(f"electrostatics {number} outputs {outputs:.3e}")
+        difference = largest(gradients(model, found), gradients(model, expected))
+        say(f"electrostatics {number} gradients {difference:.3e}")
+
+
 def main(device: str = "cpu") -> None:
     """Compare training steps of several sizes, the calculator in double precision, then forces of the XS model.
 
@@ -142,6 +160,7 @@ def main(device: str = "cpu") -> None:
     say(f"repeated gradients {largest(twice[0], twice[1]):.3e}")
     say(f"compiled {torch._dynamo.utils.counters['stats']['unique_graphs']}")
     compare_levels(device)
+    compare_electrostatics(device)
     energies, forces = [], []
     for compile_it in (True, False):
         water.calc = FoundationCalculator(model, charge=0, spin=1, dtype="float64", device=device, compile=compile_it)

@@ -16,7 +16,18 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 FLOORS = {
-    0: {"units", "properties", "config", "config_problems", "devices", "elements", "errors", "resources", "threads"},
+    0: {
+        "units",
+        "properties",
+        "config",
+        "compiler_cache",
+        "config_problems",
+        "devices",
+        "elements",
+        "errors",
+        "resources",
+        "threads",
+    },
     1: {"data", "nn", "features"},
     2: {"backbones", "heads", "electrostatics", "physics", "scaling", "derive", "by_level"},
     3: {"model", "compilation", "predict"},

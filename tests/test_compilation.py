@@ -50,7 +50,7 @@ def test_compiled_steps_of_any_size_equal_eager_ones_and_compile_at_most_three_t
     assert figures.pop(("repeated", "gradients")) == 0.0, done.stdout
     for what, error in figures.items():
         assert error < (1e-10 if what[0] == "calculator" else 1e-4), (what, error)
-    assert len(figures) == 19
+    assert len(figures) == 25
 
 
 def wrong(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[..., object]:
@@ -209,3 +209,24 @@ def test_cuda_graphs_are_given_up_where_batches_have_many_sizes(
     for batch in (collate([graph] * 3), *sizes):
         stands_in.check(batch, properties=ASKED)
     assert made == [True, False]
+
+
+def test_cells_of_a_model_with_electrostatics_are_refused_before_anything_is_compiled(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model({"energy": {"kind": "energy"}, "charges": {"kind": "charges"}}, electrostatics=True)
+    crystal = build_graph(
+        positions=np.zeros((1, 3)),
+        atomic_numbers=[6],
+        total_charge=0.0,
+        spin_multiplicity=1,
+        cell=2.5 * np.eye(3),
+        pbc=[True] * 3,
+    )
+    batch = collate([with_neighbors(crystal, 4.0)])
+    monkeypatch.setattr(compilation, "compiled", None)
+    with pytest.raises(InputError, match=r"compile: model.electrostatics sums over waves.*fallback: eager"):
+        CompiledModel(model)(batch, properties=ASKED)
+    with pytest.warns(UserWarning, match=r"going on without"):
+        found = CompiledModel(model, fallback="eager")(batch, properties=ASKED)
+    assert torch.equal(found["forces"], model(batch, properties=ASKED)["forces"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from foundation.data.graph import AtomGraph
@@ -28,7 +29,13 @@ _PER_GRAPH_AND_ATOM = (
 
 
 class PlainGraph:
-    """The tensors of an `AtomGraph` of one level of theory, without the machinery that cannot be traced."""
+    """The tensors of an `AtomGraph` of one level of theory, without the machinery that cannot be traced.
+
+    Attributes:
+        pairs: All pairs of atoms of the same molecule; only where a model with electrostatics reads them.
+    """
+
+    pairs: Int[Tensor, "two pairs"]
 
     def __init__(self, tensors: dict[str, Tensor], num_graphs: int, max_neighbors: int) -> None:
         for name, tensor in tensors.items():

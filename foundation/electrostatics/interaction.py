@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
+from foundation.data.plain_graph import PlainGraph
 from foundation.electrostatics.dense import interaction_matrix
-from foundation.electrostatics.lattice import periodic_groups, reciprocal_box, single_groups
+from foundation.electrostatics.lattice import PeriodicGroup, periodic_groups, reciprocal_box, single_groups
 from foundation.electrostatics.mesh import build_mesh, mesh_energy, mesh_potential
-from foundation.electrostatics.pairs import pair_energies, pair_potential
+from foundation.electrostatics.pairs import atom_pairs, pair_energies, pair_potential
 from foundation.electrostatics.radial import PairLaw
 from foundation.electrostatics.reciprocal import reciprocal_energies, reciprocal_potential
 from foundation.electrostatics.sources import Potential, Sources
@@ -73,15 +76,15 @@ class Interaction(nn.Module):
     def potential(self, sources: Sources, graph: AtomGraph) -> Potential:
         """Potential (V) and field (V/Å) on every atom, of all other atoms and all periodic images."""
         sources = _double(sources)
-        repeats, large = self._boundaries(graph)
-        found = pair_potential(sources, graph, ~repeats, self.law)
+        kinds = self._kinds(graph)
+        found = pair_potential(sources, graph, kinds.pairs, self.law)
         values, field = found.values, found.field
-        for group in periodic_groups(graph, repeats & ~large, self.law):
+        for group in kinds.groups:
             box = reciprocal_box(graph, group, self.law)
             group_values, group_field = reciprocal_potential(sources, box, self.law)
             values = values + box.slots.scatter(group_values, num_atoms=len(values))
             field = field + box.slots.scatter(group_field, num_atoms=len(values))
-        for group in single_groups(graph, large):
+        for group in kinds.large:
             mesh = build_mesh(graph, group, self.law)
             atoms = mesh.slots.atoms[0]
             mesh_values, mesh_field = mesh_potential(sources, mesh, self.law)
@@ -92,13 +95,13 @@ class Interaction(nn.Module):
     def energy(self, sources: Sources, graph: AtomGraph) -> Float[Tensor, " graphs"]:
         """½ Σ (q φ − μ·E) of each graph, eV."""
         sources = _double(sources)
-        repeats, large = self._boundaries(graph)
-        energies = pair_energies(sources, graph, ~repeats, self.law)
-        for group in periodic_groups(graph, repeats & ~large, self.law):
+        kinds = self._kinds(graph)
+        energies = pair_energies(sources, graph, kinds.pairs, self.law)
+        for group in kinds.groups:
             box = reciprocal_box(graph, group, self.law)
             group_energies = reciprocal_energies(sources, box, self.law)
             energies = energies + add_rows(group_energies, group.graphs, size=graph.num_graphs)
-        for group in single_groups(graph, large):
+        for group in kinds.large:
             mesh_energies = mesh_energy(sources, build_mesh(graph, group, self.law), self.law)[None]
             energies = energies + add_rows(mesh_energies, group.graphs, size=graph.num_graphs)
         return self.constant * energies
@@ -117,10 +120,24 @@ class Interaction(nn.Module):
         """
         return self.constant * interaction_matrix(graph, self.law, with_dipoles=with_dipoles)
 
-    def _boundaries(self, graph: AtomGraph) -> tuple[Bool[Tensor, " graphs"], Bool[Tensor, " graphs"]]:
-        """Which graphs repeat at all, and which of these are summed over a mesh."""
+    def _kinds(self, graph: AtomGraph) -> _Kinds:
+        if isinstance(graph, PlainGraph):  # of free molecules, whose pairs were found before
+            return _Kinds(graph.pairs, [], [])
         repeats = graph.pbc.any(dim=1)
-        return repeats, repeats & (graph.num_atoms_per_graph > self.config.mesh_above)
+        large = repeats & (graph.num_atoms_per_graph > self.config.mesh_above)
+        return _Kinds(
+            atom_pairs(graph.num_atoms_per_graph, ~repeats),
+            periodic_groups(graph, repeats & ~large, self.law),
+            single_groups(graph, large),
+        )
+
+
+class _Kinds(NamedTuple):
+    """The structures of a batch by the way in which they are summed: free molecules, small cells, cells with a mesh."""
+
+    pairs: Int[Tensor, "two pairs"]
+    groups: list[PeriodicGroup]
+    large: list[PeriodicGroup]
 
 
 def _double(sources: Sources) -> Sources:

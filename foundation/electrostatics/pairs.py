@@ -15,7 +15,7 @@ from foundation.nn.readout import sum_atoms
 
 def atom_pairs(
     num_atoms_per_graph: Int[Tensor, " graphs"], chosen: Bool[Tensor, " graphs"]
-) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+) -> Int[Tensor, "two pairs"]:
     """All pairs i < j of atoms in the same graph, of the `chosen` graphs."""
     counts = torch.where(chosen, num_atoms_per_graph, 0)
     starts = torch.cumsum(num_atoms_per_graph, 0) - num_atoms_per_graph
@@ -26,14 +26,14 @@ def atom_pairs(
     pair_first = torch.repeat_interleave(first, later)
     begins = torch.repeat_interleave(torch.cumsum(later, 0) - later, later)
     pair_second = pair_first + 1 + torch.arange(len(pair_first), device=ends.device) - begins
-    return pair_first, pair_second
+    return torch.stack([pair_first, pair_second])
 
 
 def pair_energies(
-    sources: Sources, graph: AtomGraph, chosen: Bool[Tensor, " graphs"], law: PairLaw
+    sources: Sources, graph: AtomGraph, pairs: Int[Tensor, "two pairs"], law: PairLaw
 ) -> Float[Tensor, " graphs"]:
-    """Energy of each chosen graph without its periodic images, zero for the others, e²/Å."""
-    first, second = atom_pairs(graph.num_atoms_per_graph, chosen)
+    """Energy of each graph from `pairs` of its atoms, without periodic images, e²/Å."""
+    first, second = pairs
     vectors = take_rows(graph.positions, first) - take_rows(graph.positions, second)
     orders = 1 if sources.dipoles is None else 3
     functions = radial_functions(vectors.square().sum(1), law, orders=orders)
@@ -47,9 +47,9 @@ def pair_energies(
     return sum_atoms(energies, take_rows(graph.graph_index, first), graph.num_graphs)
 
 
-def pair_potential(sources: Sources, graph: AtomGraph, chosen: Bool[Tensor, " graphs"], law: PairLaw) -> Potential:
-    """Potential and field on the atoms of the chosen graphs without their images, zero on the others; e/Å, e/Å²."""
-    first, second = atom_pairs(graph.num_atoms_per_graph, chosen)
+def pair_potential(sources: Sources, graph: AtomGraph, pairs: Int[Tensor, "two pairs"], law: PairLaw) -> Potential:
+    """Potential and field that the atoms of `pairs` make for each other, without periodic images; e/Å, e/Å²."""
+    first, second = pairs
     receivers, senders = torch.cat([first, second]), torch.cat([second, first])
     half = take_rows(graph.positions, first) - take_rows(graph.positions, second)
     functions = radial_functions(
