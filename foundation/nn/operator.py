@@ -47,7 +47,7 @@ class Operator:
 
     def __call__(self, *arguments: Any) -> Any:
         """Run it; differentiable."""
-        if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
             return self._registered(*arguments)
         return self._recorded(*arguments) if torch.is_grad_enabled() else self._run(*arguments)
 
