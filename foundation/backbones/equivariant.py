@@ -21,7 +21,7 @@ from foundation.backbones.conditioning import Conditioning, ElementTable
 from foundation.backbones.geometry import PaddedGeometry, padded_geometry
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
-from foundation.nn.coupling import Coupling, SymmetricCoupling, merged_paths
+from foundation.nn.coupling import Coupling, SumCoupling, SymmetricCoupling
 from foundation.nn.edge_radial import ElementPairs, Slots, few_enough
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.gather import take_rows
@@ -108,20 +108,11 @@ class NeighborSum(nn.Module):
         self, config: EquivariantConfig, *, channels: int, in_degree: int, out_channels: int, apart: int
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.in_degree = channels, in_degree
         self.radial = ScaledLinear(config.radial_width, (in_degree + 1) * channels, num_levels=apart)
-        self.couplings = nn.ModuleList(
-            Coupling(range(config.edge_degree + 1), [degree], config.product_degree, kind="even")
-            for degree in range(in_degree + 1)
-        )
-        paths = [sum(coupling.num_paths[degree] for coupling in self._couplings()) for degree in self._out_degrees()]
+        self.coupling = SumCoupling(config.edge_degree, in_degree, config.product_degree)
+        paths = self.coupling.num_paths
         self.linear = EquivariantLinear([number * channels for number in paths], out_channels, num_levels=apart)
-
-    def _couplings(self) -> list[Coupling]:
-        return list(self.couplings)  # type: ignore[arg-type]
-
-    def _out_degrees(self) -> range:
-        return range(len(self._couplings()[0].num_paths))
 
     def forward(
         self,
@@ -132,10 +123,9 @@ class NeighborSum(nn.Module):
         geometry: PaddedGeometry,
         level: Level,
     ) -> Float[Tensor, "atoms out_components out_channels"]:
-        radial = slots.functions(self.radial(hidden, level)).view(len(angular), len(self.couplings), self.channels)
+        radial = slots.functions(self.radial(hidden, level)).view(len(angular), self.in_degree + 1, self.channels)
         sums = neighbor_sum(angular, radial, features, geometry.senders, geometry.filled)
-        blocks = [coupling.contract(part) for part, coupling in zip(sums, self._couplings(), strict=True)]
-        return self.linear(merged_paths(blocks), level)
+        return self.linear(self.coupling(sums), level)
 
 
 class Layer(nn.Module):

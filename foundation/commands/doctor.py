@@ -105,9 +105,9 @@ def _accelerators() -> None:
 
 
 def _kernels() -> None:
-    from foundation.nn import bilinear, neighbor_sum, splines
+    from foundation.nn import bilinear, neighbor_sum, sparse_map, splines
 
-    complete = all(part.has_kernel() for part in (neighbor_sum, splines, bilinear))
+    complete = all(part.has_kernel() for part in (neighbor_sum, splines, bilinear, sparse_map))
     print(
         "kernels      "
         + ("built for this processor" if complete else "not all: torch's operators take their place, more slowly")

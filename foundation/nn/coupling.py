@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foundation.nn.bilinear import bilinear, takes_kernel, terms_of
+from foundation.nn.sparse_map import SparseMap
 
 Kind = Literal["even", "odd"]
 
@@ -85,13 +86,39 @@ class Coupling(nn.Module):
         """Couple two sets of components; one tensor a degree, `[atoms, 2l+1, paths, channels]`."""
         if takes_kernel(left, right):
             return _by_degree(_sparse(self, left, right), self.num_paths)
-        return self.contract(outer(left, right))
-
-    def contract(
-        self, products: Float[Tensor, "atoms pairs channels"]
-    ) -> list[Float[Tensor, "atoms _m _paths channels"]]:
-        """The same from sums of products `outer(left, right)`."""
+        products = (left[:, :, None] * right[:, None]).flatten(1, 2)
         return _by_degree(_dense(self, products), self.num_paths)
+
+
+class SumCoupling(nn.Module):
+    """Contract sums over neighbours, of harmonics times features of every degree, to every degree up to `out_degree`.
+
+    Args:
+        edge_degree: Largest degree of the harmonics.
+        in_degree: Of the features.
+        out_degree: Of the result.
+
+    Attributes:
+        num_paths: Paths of each degree.
+    """
+
+    def __init__(self, edge_degree: int, in_degree: int, out_degree: int) -> None:
+        super().__init__()
+        couplings = [
+            Coupling(range(edge_degree + 1), [degree], out_degree, kind="even") for degree in range(in_degree + 1)
+        ]
+        self.num_paths = [sum(paths) for paths in zip(*(one.num_paths for one in couplings), strict=True)]
+        by_degree = zip(*(_matrices(one) for one in couplings), strict=True)
+        # For every component the paths of features of degree 0, then 1, …, each reading its own sums.
+        components = [blocks for matrices in by_degree for blocks in zip(*matrices, strict=True)]
+        matrix = torch.cat([torch.block_diag(*blocks) for blocks in components])
+        self.sparse = SparseMap(matrix)
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, sums: Float[Tensor, "atoms pairs channels"]) -> list[Float[Tensor, "atoms _m _paths_channels"]]:
+        """Couple what `neighbor_sum` gives; one tensor a degree, `[atoms, 2l+1, paths * channels]`."""
+        coupled = self.sparse(sums) if SparseMap.takes(sums) else _dense(self, sums)
+        return [part.flatten(2) for part in _by_degree(coupled, self.num_paths)]
 
 
 class SymmetricCoupling(nn.Module):
@@ -159,22 +186,23 @@ def _dense(coupling: nn.Module, products: Tensor) -> Tensor:
     return torch.bmm(matrix.expand(len(products), -1, -1), products)
 
 
+def _matrices(coupling: Coupling) -> list[Float[Tensor, "_m _paths pairs"]]:
+    """The coefficients of each degree of the result."""
+    parts = coupling.get_buffer("matrix").split(_num_rows(coupling.num_paths))
+    return [
+        part.view(2 * degree + 1, paths, part.shape[1])
+        for degree, (part, paths) in enumerate(zip(parts, coupling.num_paths, strict=True))
+    ]
+
+
+def _num_rows(num_paths: Sequence[int]) -> list[int]:
+    return [(2 * degree + 1) * paths for degree, paths in enumerate(num_paths)]
+
+
 def _by_degree(coupled: Tensor, num_paths: list[int]) -> list[Tensor]:
     atoms, _, channels = coupled.shape
-    parts = coupled.split([(2 * degree + 1) * paths for degree, paths in enumerate(num_paths)], dim=1)
+    parts = coupled.split(_num_rows(num_paths), dim=1)
     return [
         part.view(atoms, 2 * degree + 1, paths, channels)
         for degree, (part, paths) in enumerate(zip(parts, num_paths, strict=True))
     ]
-
-
-def merged_paths(blocks: Sequence[Sequence[Tensor]]) -> list[Float[Tensor, "atoms _m _paths_channels"]]:
-    """Put the paths of several couplings beside each other, one tensor a degree, `[atoms, 2l+1, paths * channels]`."""
-    return [torch.cat(parts, dim=2).flatten(2) for parts in zip(*blocks, strict=True)]
-
-
-def outer(
-    left: Float[Tensor, "atoms left channels"], right: Float[Tensor, "atoms right channels"]
-) -> Float[Tensor, "atoms pairs channels"]:
-    """All products of two sets of components, channel by channel."""
-    return (left[:, :, None] * right[:, None]).flatten(1, 2)

@@ -42,7 +42,7 @@ def neighbor_sum(
     features: Float[Tensor, "atoms components channels"],
     senders: Int[Tensor, " slots"],
     filled: Bool[Tensor, " slots"],
-) -> list[Float[Tensor, "atoms _ channels"]]:
+) -> Float[Tensor, "atoms pairs channels"]:
     """Sum over the slots of every atom; differentiable any number of times.
 
     Args:
@@ -53,16 +53,14 @@ def neighbor_sum(
         filled: Slots that hold a neighbour.
 
     Returns:
-        One tensor a degree l of the features, `[atoms, edge_components * (2l+1), channels]`.
+        The degrees l of the features one after the other, `edge_components * (2l+1)` pairs each.
     """
     if not (_KERNEL.takes(angular, radial, features) and radial.shape[1] <= MOST_DEGREES and has_kernel()):
         return sum_by_products(angular, radial, features, senders)
-    edge, degrees = angular.shape[1], radial.shape[1]
-    sums = _sum(angular, radial, features, senders, filled)
-    return list(sums.split([edge * (2 * degree + 1) for degree in range(degrees)], dim=1))
+    return _sum(angular, radial, features, senders, filled)
 
 
-def sum_by_products(angular: Tensor, radial: Tensor, features: Tensor, senders: Tensor) -> list[Tensor]:
+def sum_by_products(angular: Tensor, radial: Tensor, features: Tensor, senders: Tensor) -> Tensor:
     """`neighbor_sum` with messages in memory and one batched matrix product a degree."""
     atoms, channels = features.shape[0], features.shape[2]
     width, groups = senders.shape[0] // max(atoms, 1), angular.shape[2]
@@ -77,7 +75,7 @@ def sum_by_products(angular: Tensor, radial: Tensor, features: Tensor, senders: 
             continue
         sums = (by_receiver @ messages.permute(3, 0, 1, 2, 4).flatten(3)).view(groups, atoms, -1, channels // groups)
         blocks.append(sums.permute(1, 2, 0, 3).flatten(2))
-    return blocks
+    return torch.cat(blocks, dim=1)
 
 
 @torch.compiler.assume_constant_result
@@ -281,7 +279,7 @@ def _largest_error(kernel: Kernel, dtype: torch.dtype) -> float:
         radial = random(atoms * width, degrees, channels).requires_grad_()
         features = random(atoms, degrees**2, channels).requires_grad_()
         factors = _Factors(angular, radial, features)
-        expected = torch.cat(sum_by_products(*factors, senders), dim=1)
+        expected = sum_by_products(*factors, senders)
         grad = torch.randn(expected.shape, generator=generator, dtype=dtype).requires_grad_()
         steps = torch.autograd.grad(expected, factors, grad, create_graph=True)
         others = _Factors(*(random(*one.shape) * (one != 0) for one in factors))
