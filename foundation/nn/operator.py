@@ -1,7 +1,7 @@
 """Operators of our own: one node for torch's compiler, tracers and counters, and a short way round them in eager use.
 
-A call of an operator that is registered with torch takes 35 µs where it is recorded for a derivative, twice what its
-work on a small molecule takes; the same function as an autograd function takes 4.
+Around its work, 16 µs for a coupling of a small molecule, a call that is recorded for a derivative costs 17 µs where the
+operator is registered with torch, and 4 as an autograd function.
 """
 
 from __future__ import annotations
