@@ -1,7 +1,7 @@
 """Operators of our own: one node for torch's compiler, tracers and counters, and a short way round them in eager use.
 
-Around its work, 16 µs for a coupling of a small molecule, a call that is recorded for a derivative costs 17 µs where the
-operator is registered with torch, and 4 as an autograd function.
+Around its work, 16 µs for a coupling of a small molecule, a call that is recorded for a derivative costs 17 µs where
+the operator is registered with torch, and 4 as an autograd function.
 """
 
 from __future__ import annotations
