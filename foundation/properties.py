@@ -122,6 +122,15 @@ PROPERTIES: dict[str, Property] = {
         ),
         _row("partial_charges", "atom", "scalar", "0e", "e", "atomic charges"),
         _row(
+            "missing_charge",
+            "graph",
+            "scalar",
+            "0e",
+            "e",
+            "total charge less what atoms have of themselves, shared out over all of them",
+            extensive=True,
+        ),
+        _row(
             "born_charges", "atom", "matrix", "0e+1e+2e", "e", "Born effective charges dP_a/dr_b", derived_from="dipole"
         ),
         _row("site_of_metabolism", "atom", "scalar", "0e", "1", "atom oxidised by an enzyme", kind="classification"),

@@ -53,7 +53,8 @@ class ChargesConfig(Config):
     @property
     def predicts(self) -> tuple[str, ...]:
         more = ("polarizability",) * self.polarizability + ("quadrupole",) * self.quadrupole
-        return ("partial_charges", "dipole", *more)
+        shared_out = ("missing_charge",) * isinstance(self.model, RedistributedConfig)
+        return ("partial_charges", "dipole", *shared_out, *more)
 
 
 class ChargesHead(Head):
@@ -90,6 +91,8 @@ class ChargesHead(Head):
         values = {"partial_charges": sources.charges, "dipole": self.moments.dipole(sources, graph)}
         if distribution.polarizability is not None:
             values["polarizability"] = distribution.polarizability
+        if distribution.missing is not None:
+            values["missing_charge"] = distribution.missing
         if self.with_quadrupole:
             values["quadrupole"] = self.moments.quadrupole(sources, graph)
         return values

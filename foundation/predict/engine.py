@@ -26,9 +26,9 @@ MAX_EDGES_IN_BATCH = 60_000
 """About 2 GB with forces at 64 channels."""
 MAX_STRUCTURES_IN_BATCH = 64
 
-ASKED_BY_NAME_ONLY = frozenset({"position_noise", "masked_element", "born_charges"})
-"""Left out unless asked for: pretraining's own targets mean nothing for a clean structure; Born charges cost three more
-derivatives."""
+ASKED_BY_NAME_ONLY = frozenset({"position_noise", "masked_element", "missing_charge", "born_charges"})
+"""Left out unless asked for: pretraining's own targets mean nothing for a clean structure; what charges miss is of
+interest to those who look for it; Born charges cost three more derivatives."""
 _OF_A_CELL = frozenset({"stress"})
 _OF_A_MOLECULE = frozenset({"handedness", "site_of_metabolism"})
 """Mean nothing for a crystal; left out there unless asked for."""

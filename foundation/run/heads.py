@@ -13,13 +13,14 @@ from foundation.heads.invariant import InvariantConfig
 from foundation.heads.pseudoscalar import PseudoscalarConfig
 from foundation.heads.tensor import TensorConfig
 from foundation.properties import get_property
-from foundation.recipe import ModelSection, TaskConfig
-from foundation.training.objectives import DenoisingConfig, MaskedAtomsConfig, ObjectiveConfig
+from foundation.recipe import ModelSection, Recipe, TaskConfig
+from foundation.training.objectives import DenoisingConfig, LocalChargesConfig, MaskedAtomsConfig, ObjectiveConfig
 
-__all__ = ["heads_for", "with_charges"]
+__all__ = ["heads_for", "local_charges", "with_charges"]
 
 OF_CHARGES = ("dipole", "partial_charges", "born_charges")
 """Labels that tell charges."""
+LOCAL_CHARGES = "local_charges"
 
 
 def heads_for(tasks: Mapping[str, TaskConfig], objectives: Mapping[str, ObjectiveConfig]) -> dict[str, HeadConfig]:
@@ -90,6 +91,34 @@ def with_charges(heads: Mapping[str, HeadConfig], model: ModelSection) -> dict[s
     return {**heads, "charges": _latent(model.charges or ChargesConfig())}
 
 
+def local_charges(recipe: Recipe, heads: Mapping[str, HeadConfig]) -> dict[str, LocalChargesConfig]:
+    """The objective that keeps charges local, by its name, where they are of the kind that shares out what they miss.
+
+    Its structures are those of every task that learns anything from charges.
+
+    Raises:
+        InputError: Its name is a task's or another objective's.
+    """
+    found: dict[str, LocalChargesConfig] = {}
+    for head in heads.values():
+        if not (
+            isinstance(head, ChargesConfig) and isinstance(head.model, RedistributedConfig) and head.model.locality
+        ):
+            continue
+        reads = {*head.predicts, *(("energy",) if recipe.model.electrostatics is not None else ())}
+        data = dict.fromkeys(
+            dataset
+            for task in recipe.tasks.values()
+            if (get_property(task.property).derived_from or task.property) in reads
+            for dataset in task.data
+        )
+        if data:
+            found[LOCAL_CHARGES] = LocalChargesConfig(data=tuple(data), weight=head.model.locality)
+    if found and LOCAL_CHARGES in {**recipe.tasks, **recipe.objectives}:
+        raise InputError(f"'{LOCAL_CHARGES}' is the name of the objective that keeps charges local; allowed: another")
+    return found
+
+
 def _latent(head: ChargesConfig) -> ChargesConfig:
     """Charges that no label tells start from the elements' electronegativities, unless the recipe says otherwise.
 
@@ -97,7 +126,7 @@ def _latent(head: ChargesConfig) -> ChargesConfig:
     whose charges have learnt to be something else.
     """
     if isinstance(head.model, RedistributedConfig) and head.model.start is None:
-        return head.model_copy(update={"model": RedistributedConfig(start="electronegativity")})
+        return head.model_copy(update={"model": head.model.model_copy(update={"start": "electronegativity"})})
     return head
 
 

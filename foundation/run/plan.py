@@ -31,12 +31,12 @@ from foundation.run.checks import (
     learnt,
     validation_of,
 )
-from foundation.run.heads import heads_for, with_charges
+from foundation.run.heads import heads_for, local_charges, with_charges
 from foundation.run.ranks import num_ranks
 from foundation.run.references import complete_carried_references
 from foundation.scaling import ScalingTable, fit_scaling
 from foundation.training.module import FoundationModule
-from foundation.training.objectives import SupervisedConfig, build_objectives
+from foundation.training.objectives import LocalChargesConfig, SupervisedConfig, build_objectives
 
 __all__ = ["Plan", "check_data", "make_plan", "prepare_data"]
 
@@ -58,6 +58,7 @@ class Plan:
         scaling: What was measured on training data.
         init: What became of every weight, if the model starts from another.
         validation: What the validation loss counts.
+        local_charges: The objective that keeps charges local, by its name; empty where there is none.
     """
 
     recipe: Recipe
@@ -67,6 +68,7 @@ class Plan:
     scaling: ScalingTable
     init: InitReport | None
     validation: Validation
+    local_charges: Mapping[str, LocalChargesConfig]
 
     def describe_start(self) -> list[str]:
         """What became of every weight of the model that this one starts from; nothing if it starts from none."""
@@ -175,9 +177,10 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         complete_carried_references(model, source, graphs, report=report, isolated_atoms=_isolated_atoms(data))
     if recipe.init is None or start is not None:
         check_references(recipe, data, model.scaling)
+    beside = local_charges(recipe, heads)
     module = FoundationModule(
         model,
-        build_objectives(_objective_configs(recipe), model=model, dataset_names=data.dataset_names),
+        build_objectives({**_objective_configs(recipe), **beside}, model=model, dataset_names=data.dataset_names),
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         ema=recipe.ema,
@@ -187,7 +190,14 @@ def make_plan(recipe: Recipe, data: GraphDataModule, *, start: str | None) -> Pl
         activation_checkpointing=recipe.activation_checkpointing,
     )
     return Plan(
-        recipe=recipe, data=data, model=model, module=module, scaling=scaling, init=report, validation=validation
+        recipe=recipe,
+        data=data,
+        model=model,
+        module=module,
+        scaling=scaling,
+        init=report,
+        validation=validation,
+        local_charges=beside,
     )
 
 

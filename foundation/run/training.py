@@ -199,7 +199,8 @@ def describe(plan: Plan) -> str:
         f"task {name}: {task.property} of {', '.join(task.data)}, weight {task.weight:g}"
         for name, task in plan.recipe.tasks.items()
     ]
-    lines += [f"objective {name}: {one.kind}, weight {one.weight:g}" for name, one in plan.recipe.objectives.items()]
+    objectives = {**plan.recipe.objectives, **plan.local_charges}
+    lines += [f"objective {name}: {one.kind}, weight {one.weight:g}" for name, one in objectives.items()]
     parameters = sum(parameter.numel() for parameter in plan.model.parameters())
     trainable = sum(parameter.numel() for parameter in plan.model.parameters() if parameter.requires_grad)
     lines.append(

@@ -24,11 +24,14 @@ class Distribution:
         energy: eV; what it takes to distribute the charge so, interaction and external field included. None where the
             charges were not found by minimising an energy: theirs is that of their interaction then.
         polarizability: dP/dF, e²·Å²/eV; None where charges do not respond to a field or it was not asked for.
+        missing: e; total charge less the charges that atoms have of themselves, which was shared out over all of them.
+            None where nothing is shared out so.
     """
 
     sources: Sources
     energy: Float[Tensor, " graphs"] | None = None
     polarizability: Float[Tensor, "graphs 3 3"] | None = None
+    missing: Float[Tensor, " graphs"] | None = None
 
 
 class ChargeModel(nn.Module, ABC):

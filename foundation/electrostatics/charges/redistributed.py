@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from foundation.config import Config
@@ -17,7 +18,7 @@ from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.gather import take_rows
 from foundation.nn.readout import GatedReadout, Perceptron, sum_atoms
 
-__all__ = ["Redistributed", "RedistributedConfig", "redistribute"]
+__all__ = ["Redistributed", "RedistributedConfig", "share_out"]
 
 CHARGE_PER_ELECTRONEGATIVITY = 0.3
 """e for each unit of Pauling's scale: water then starts near 0.12 e on each hydrogen atom, NaCl near 0.33 e."""
@@ -27,7 +28,12 @@ MINIMUM_SOFTNESS = 1e-3
 class RedistributedConfig(Config):
     """Charges q = q̃ + f (Q - Σq̃) / Σf, with q̃ and f > 0 read from the features of each atom.
 
+    What is missing is shared out over the whole graph, however far apart its parts are: two neutral molecules at a
+    distance would charge each other. So training keeps it small beside everything else that it learns, which costs
+    little: q̃ and q̃ plus a multiple of f are the same charges.
+
     Attributes:
+        locality: Weight of that loss (`foundation.training.objectives.local_charges`); 0 for none.
         start: What q̃ is before anything is learnt: `zero`, or `electronegativity`, by the element. None: `zero` where
             labels tell the charges, `electronegativity` where they are learnt from energies alone, which has to start
             from something: an energy quadratic in charges has no slope where all of them are zero.
@@ -35,6 +41,7 @@ class RedistributedConfig(Config):
 
     kind: Literal["redistributed"] = "redistributed"
     start: Literal["zero", "electronegativity"] | None = None
+    locality: float = Field(default=0.5, ge=0)
 
 
 class Redistributed(ChargeModel):
@@ -58,23 +65,22 @@ class Redistributed(ChargeModel):
         assert not with_polarizability, "charges read from features do not respond to a field"
         raw = self.charge(features.scalars, features.level).double()
         softness = nn.functional.softplus(raw[:, 1]) + MINIMUM_SOFTNESS
-        charges = redistribute(raw[:, 0] + take_rows(self.begin.double(), graph.atomic_numbers), softness, graph)
+        own = raw[:, 0] + take_rows(self.begin.double(), graph.atomic_numbers)
+        missing = graph.total_charge.double() - sum_atoms(own, graph.graph_index, graph.num_graphs)
+        charges = own + share_out(missing, softness, graph)
         dipoles = None if self.moment is None else self.moment(features).double()
-        return Distribution(Sources(charges, dipoles))
+        return Distribution(Sources(charges, dipoles), missing=missing)
 
 
-def redistribute(
-    charges: Float[Tensor, " atoms"],
-    softness: Float[Tensor, " atoms"],
-    graph: AtomGraph,
+def share_out(
+    missing: Float[Tensor, " graphs"], softness: Float[Tensor, " atoms"], graph: AtomGraph
 ) -> Float[Tensor, " atoms"]:
-    """q = q̃ + f (Q - Σq̃) / Σf: charges that sum to the total charge of each graph.
+    """What each atom gets of the charge that its graph misses, e: f (Q - Σq̃) / Σf.
 
     Args:
-        charges: q̃, e.
+        missing: Q - Σq̃, e.
         softness: f > 0.
-        graph: Their atoms.
+        graph: Its atoms.
     """
-    missing = graph.total_charge.to(charges.dtype) - sum_atoms(charges, graph.graph_index, graph.num_graphs)
     weight = sum_atoms(softness, graph.graph_index, graph.num_graphs)
-    return charges + softness * take_rows(missing / weight, graph.graph_index)
+    return softness * take_rows(missing / weight, graph.graph_index)

@@ -11,15 +11,17 @@ from foundation.errors import InputError
 from foundation.model import FoundationModel
 from foundation.training.objectives.base import CLEAN_VIEW, Objective
 from foundation.training.objectives.denoising import DenoisingConfig, DenoisingObjective
+from foundation.training.objectives.local_charges import LocalChargesConfig, LocalChargesObjective
 from foundation.training.objectives.masked_atoms import MaskedAtomsConfig, MaskedAtomsObjective
 from foundation.training.objectives.supervised import SupervisedConfig, SupervisedObjective
 
+AnyConfig = SupervisedConfig | LocalChargesConfig | DenoisingConfig | MaskedAtomsConfig
 ObjectiveConfig = Annotated[DenoisingConfig | MaskedAtomsConfig, Field(discriminator="kind")]
 """What a recipe may list under `objectives`; supervised ones come from its `tasks`."""
 
 
 def build_objectives(
-    configs: Mapping[str, SupervisedConfig | DenoisingConfig | MaskedAtomsConfig],
+    configs: Mapping[str, AnyConfig],
     *,
     model: FoundationModel,
     dataset_names: Sequence[str],
@@ -60,7 +62,8 @@ def build_objectives(
                 f"'{objective.name}': view '{objective.view}' of '{objective.predicts}', which '{first.name}' compares "
                 f"in view '{first.view}'; give both one view"
             )
-        if objective.view == CLEAN_VIEW and not isinstance(objective, SupervisedObjective):
+        corrupts = not isinstance(objective, SupervisedObjective | LocalChargesObjective)
+        if objective.view == CLEAN_VIEW and corrupts:
             problems.append(f"'{objective.name}': view '{CLEAN_VIEW}' is the batch as loaded; name another")
     if problems:
         raise InputError(problems)
@@ -69,13 +72,15 @@ def build_objectives(
 
 def _build(
     name: str,
-    config: SupervisedConfig | DenoisingConfig | MaskedAtomsConfig,
+    config: AnyConfig,
     model: FoundationModel,
     dataset_names: Sequence[str],
 ) -> Objective:
     match config:
         case SupervisedConfig():
             return SupervisedObjective(name=name, config=config, dataset_names=dataset_names)
+        case LocalChargesConfig():
+            return LocalChargesObjective(name=name, config=config, dataset_names=dataset_names)
         case DenoisingConfig():
             return DenoisingObjective(name=name, config=config, cutoff=model.cutoff, dataset_names=dataset_names)
         case MaskedAtomsConfig():
