@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -278,13 +279,14 @@ class FoundationModel(nn.Module):
         needed = asked | {"partial_charges"} if self.electrostatics is not None and "energy" in asked else asked
         heads = [self.heads[name] for name in sorted({self._head_of[name] for name in needed})]
         features = self.backbone(graph, with_pseudo=any(head.reads_pseudo for head in heads))
-        features = self._with_feedback(features, graph)
+        features, missed = self._with_feedback(features, graph)
         outputs: dict[str, Tensor] = {}
         distribution = None
         for head in heads:
             if isinstance(head, ChargesHead):
                 responds = "polarizability" in head.predicts and "polarizability" in asked
                 distribution = head.distribute(features, graph, with_polarizability=responds)
+                distribution = _with_largest_missing(distribution, missed)
                 values = head.properties_of(distribution, graph)
             else:
                 values = head(features, graph)
@@ -294,10 +296,11 @@ class FoundationModel(nn.Module):
             outputs["energy"] = self._with_energy_terms(outputs["energy"], distribution, graph)
         return {name: outputs[name] for name in sorted(asked)}, distribution
 
-    def _with_feedback(self, features: Features, graph: AtomGraph) -> Features:
-        """Features that have answered to the field of the charges read from them."""
+    def _with_feedback(self, features: Features, graph: AtomGraph) -> tuple[Features, list[Float[Tensor, " graphs"]]]:
+        """Features that have answered to the field of the charges read from them, and what those charges missed, e."""
+        missed: list[Tensor] = []
         if not self.feedback:
-            return features
+            return features, missed
         assert self.electrostatics is not None, "feedback is part of electrostatics"
         head = self.heads[self._head_of["partial_charges"]]
         assert isinstance(head, ChargesHead), "checked when the model was made"
@@ -306,9 +309,10 @@ class FoundationModel(nn.Module):
         unperturbed = copy.copy(graph)
         unperturbed.external_field = torch.zeros_like(graph.external_field)
         for feedback in self.feedback:
-            sources = head.distribute(features, unperturbed, with_polarizability=False).sources
-            features = feedback(features, self.electrostatics.potential(sources, unperturbed))
-        return features
+            distribution = head.distribute(features, unperturbed, with_polarizability=False)
+            missed += [] if distribution.missing is None else [distribution.missing]
+            features = feedback(features, self.electrostatics.potential(distribution.sources, unperturbed))
+        return features, missed
 
     def _with_energy_terms(
         self, energy: Float[Tensor, " graphs"], distribution: Distribution | None, graph: AtomGraph
@@ -324,6 +328,14 @@ class FoundationModel(nn.Module):
         if self.repulsion is not None:
             energy = energy + self.repulsion(graph)
         return energy
+
+
+def _with_largest_missing(distribution: Distribution, earlier: list[Float[Tensor, " graphs"]]) -> Distribution:
+    """The distribution, but missing what it or those before it, whose field acted on features, miss at most."""
+    if distribution.missing is None or not earlier:
+        return distribution
+    every = torch.stack([*earlier, distribution.missing])
+    return replace(distribution, missing=every.gather(0, every.abs().argmax(dim=0, keepdim=True))[0])
 
 
 def _derived(

@@ -128,7 +128,6 @@ PROPERTIES: dict[str, Property] = {
             "0e",
             "e",
             "total charge less what atoms have of themselves, shared out over all of them",
-            extensive=True,
         ),
         _row(
             "born_charges", "atom", "matrix", "0e+1e+2e", "e", "Born effective charges dP_a/dr_b", derived_from="dipole"

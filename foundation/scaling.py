@@ -20,6 +20,8 @@ from foundation.properties import PROPERTIES, Property
 NUM_ATOMIC_NUMBERS = 119
 RIDGE = 1e-6
 """Ridge of the least-squares fits, relative to each element's column: only to split what the data leave open."""
+UNLABELLED = frozenset({"missing_charge"})
+"""What no data can tell and no residual is divided for: nothing is stored for it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Scaling(nn.Module):
     def __init__(self, properties: frozenset[str], *, num_levels: int, physical: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self.physical = physical
-        self.names = tuple(sorted(properties))
+        self.names = tuple(sorted(properties - UNLABELLED))
         self.provenance: dict[str, str] = {}
         for name in self.names:
             self.register_buffer(f"scale_{name}", torch.tensor(1.0, dtype=torch.float64))
@@ -137,7 +139,7 @@ def fit_scaling(
     provenance: dict[str, str] = {}
     scales: dict[str, float] = {}
     shifts: dict[str, float] = {}
-    for name in sorted(properties):
+    for name in sorted(properties - UNLABELLED):
         prop = PROPERTIES[name]
         if has_references(prop):
             references[name], how = _fit_references(graphs, prop, levels, isolated_atoms if name == "energy" else {})

@@ -17,6 +17,7 @@ from foundation.electrostatics.charges import ChargeModel, EquilibrationConfig, 
 from foundation.electrostatics.charges.electronegativity import pauling_electronegativities
 from foundation.electrostatics.charges.equilibration import Equilibration
 from foundation.electrostatics.charges.moments import Moments, field_energy
+from foundation.electrostatics.charges.redistributed import Redistributed
 from foundation.errors import InputError
 from foundation.nn.features import FeatureLayout, Features
 
@@ -114,6 +115,21 @@ def test_equilibrated_charges_are_the_minimum_of_their_energy(atomic_dipoles: bo
         turned = None if dipoles is None else dipoles + torch.randn(dipoles.shape, generator=generator)
         higher = energy(charges + shift, turned) - expected
         assert (higher[: 3 if dipoles is None else 4] > 1e-3).all(), "one minimum"
+
+
+def test_missing_charge_is_what_softness_shares_out() -> None:
+    graph = mixed_batch()
+    model = built(RedistributedConfig())
+    assert isinstance(model, Redistributed)
+    found = model(features_of(graph), graph)
+    own = model.charge(features_of(graph).scalars, None)[:, 0]
+    sums = torch.zeros(graph.num_graphs).index_add(0, graph.graph_index, own)
+    assert found.missing is not None
+    torch.testing.assert_close(found.missing, graph.total_charge - sums)
+    assert found.missing.abs().min() > 1e-3
+    shared = torch.zeros(graph.num_graphs).index_add(0, graph.graph_index, found.sources.charges - own)
+    torch.testing.assert_close(shared, found.missing)
+    assert built(EquilibrationConfig())(features_of(graph), graph).missing is None, "nothing is shared out"
 
 
 def test_an_atom_alone_keeps_its_charge() -> None:

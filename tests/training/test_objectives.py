@@ -15,6 +15,8 @@ from foundation.training.losses import MaeConfig, NormConfig
 from foundation.training.objectives import (
     DenoisingConfig,
     DenoisingObjective,
+    LocalChargesConfig,
+    LocalChargesObjective,
     MaskedAtomsConfig,
     MaskedAtomsObjective,
     SupervisedConfig,
@@ -109,6 +111,24 @@ def test_neighbours_are_those_of_the_displaced_atoms(graphs: list[AtomGraph]) ->
         assert torch.equal(view.senders[here] - offset, expected.senders)
         offset += size
     assert len(view.receivers) != len(collate(graphs[:5]).receivers)
+
+
+def test_a_missing_charge_is_judged_by_the_size_of_its_structure(
+    graphs: list[AtomGraph], make_model: Callable[[], FoundationModel]
+) -> None:
+    config = LocalChargesConfig(weight=1.0, data=("first",))
+    objective = LocalChargesObjective(name="local", config=config, dataset_names=NAMES)
+    batch = collate(graphs[:4])
+    assert not objective.wants(batch)
+    view = objective.prepare(batch, seeded())
+    assert objective.wants(view)
+    assert "missing_charge" not in batch.targets
+    assert torch.equal(view.targets["missing_charge"], torch.zeros(4, dtype=torch.float64))
+    # Of 3, 4 and 5 atoms; the fourth structure is of the other data set.
+    missing = 0.05 * torch.tensor([0.0, 2 * 0.5, -(5**0.5) * 3.0, 7.0], dtype=torch.float64)
+    loss = objective.loss({"missing_charge": missing}, view, make_model())
+    assert loss.count == 3
+    assert loss.total.item() == pytest.approx(0.0 + 0.5 * 0.5**2 + (3.0 - 0.5))
 
 
 def test_the_same_generator_gives_the_same_noise(graphs: list[AtomGraph]) -> None:

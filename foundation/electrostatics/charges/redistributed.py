@@ -41,7 +41,7 @@ class RedistributedConfig(Config):
 
     kind: Literal["redistributed"] = "redistributed"
     start: Literal["zero", "electronegativity"] | None = None
-    locality: float = Field(default=0.5, ge=0)
+    locality: float = Field(default=2.0, ge=0)
 
 
 class Redistributed(ChargeModel):
