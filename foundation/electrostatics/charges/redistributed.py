@@ -41,7 +41,7 @@ class RedistributedConfig(Config):
 
     kind: Literal["redistributed"] = "redistributed"
     start: Literal["zero", "electronegativity"] | None = None
-    locality: float = Field(default=2.0, ge=0)
+    locality: float = Field(default=1.0, ge=0)
 
 
 class Redistributed(ChargeModel):
@@ -65,11 +65,20 @@ class Redistributed(ChargeModel):
         assert not with_polarizability, "charges read from features do not respond to a field"
         raw = self.charge(features.scalars, features.level).double()
         softness = nn.functional.softplus(raw[:, 1]) + MINIMUM_SOFTNESS
-        own = raw[:, 0] + take_rows(self.begin.double(), graph.atomic_numbers)
-        missing = graph.total_charge.double() - sum_atoms(own, graph.graph_index, graph.num_graphs)
-        charges = own + share_out(missing, softness, graph)
+        missing = self._missing(raw[:, 0], graph)
+        charges = raw[:, 0] + self._begin(graph) + share_out(missing, softness, graph)
         dipoles = None if self.moment is None else self.moment(features).double()
-        return Distribution(Sources(charges, dipoles), missing=missing)
+        # What is asked to be nothing is for this readout to learn: a step of it moves the sum over many atoms far, and
+        # features, which everything else is read from, would follow.
+        told = self.charge(features.scalars.detach(), features.level).double()[:, 0]
+        return Distribution(Sources(charges, dipoles), missing=self._missing(told, graph))
+
+    def _begin(self, graph: AtomGraph) -> Float[Tensor, " atoms"]:
+        return take_rows(self.begin.double(), graph.atomic_numbers)
+
+    def _missing(self, read: Float[Tensor, " atoms"], graph: AtomGraph) -> Float[Tensor, " graphs"]:
+        own = read + self._begin(graph)
+        return graph.total_charge.double() - sum_atoms(own, graph.graph_index, graph.num_graphs)
 
 
 def share_out(
