@@ -121,7 +121,8 @@ class InitConfig(Config):
     Attributes:
         source: `from` in YAML: a run directory, a model directory, a hub id, or {recipe: NAME} to train that first.
         keep: Patterns of weights that have to be taken over, such as `backbone.*`.
-        reset: Patterns of weights that start afresh although `keep` names them, such as `heads.dipole.*`.
+        reset: Patterns of weights that start afresh although `keep` names them, such as `heads.dipole.*`; also
+            `repulsion` or `dispersion`, where that is not to be the source's.
     """
 
     source: str | RecipeStart = Field(alias="from")

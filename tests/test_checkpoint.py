@@ -348,3 +348,47 @@ def test_electrostatics_is_part_of_parity(make_model: MakeModel) -> None:
     assert "energy" in {one.property for one in report.parity}
     with pytest.raises(InputError, match="electrostatics"):
         initialise_from(make_model(ENERGY_AND_CHARGES, seed=2), source)
+
+
+def test_repulsion_and_dispersion_cannot_change_unsaid(make_model: MakeModel) -> None:
+    """They have no tensors, and parity sees no dispersion at all."""
+    pytest.importorskip("dftd3", reason="the optional package dftd3 is not installed")
+    terms = {"repulsion": {"kind": "zbl"}, "dispersion": {"functional": "pbe"}}
+    source, model = make_model(ENERGY, seed=1, **terms), make_model(ENERGY, seed=2)
+    before = model.state_dict()["backbone.conditioning.element"].clone()
+    with pytest.raises(InputError) as caught:
+        initialise_from(model, source)
+    assert "model.repulsion: got none, the source's kind: zbl" in str(caught.value)
+    assert "model.dispersion: got none, the source's kind: d3bj, functional: pbe" in str(caught.value)
+    assert torch.equal(model.state_dict()["backbone.conditioning.element"], before)
+    with pytest.raises(
+        InputError, match=r"got kind: d3bj, functional: b3lyp.*the source's kind: d3bj, functional: pbe"
+    ):
+        initialise_from(make_model(ENERGY, **{**terms, "dispersion": {"functional": "b3lyp"}}), source)
+    assert initialise_from(make_model(ENERGY, **terms), source).changed_terms == {}
+
+
+@pytest.mark.parametrize("reset", [["repulsion", "dispersion"], ["*rsion", "repul*"]])
+def test_terms_of_the_energy_change_where_that_is_said(make_model: MakeModel, reset: list[str]) -> None:
+    """New labels may include dispersion; all else of the energy still has to agree."""
+    pytest.importorskip("dftd3", reason="the optional package dftd3 is not installed")
+    source = make_model(ENERGY, seed=1, dispersion={"functional": "pbe"})
+    model = make_model(ENERGY, seed=2, repulsion={"kind": "zbl"})
+    report = initialise_from(model, source, reset=reset)
+    assert model.repulsion is not None
+    assert source.repulsion is None
+    assert {one.property for one in report.parity} == model.properties
+    assert report.to_dict()["changed_terms"] == {
+        "repulsion": "kind: zbl, the source's none",
+        "dispersion": "none, the source's kind: d3bj, functional: pbe, cutoff: 32.0",
+    }
+    assert "dispersion, which energies change with: none, the source's kind: d3bj" in report.describe()
+    assert "without repulsion and dispersion)" in report.describe()
+
+
+def test_terms_of_energies_that_start_afresh_are_free_but_listed(make_model: MakeModel) -> None:
+    source, model = make_model(ENERGY, seed=1, repulsion={"kind": "zbl"}), make_model(ENERGY, seed=2)
+    report = initialise_from(model, source, keep=["backbone.*"])
+    assert report.changed_terms == {"repulsion": "none, the source's kind: zbl"}
+    with pytest.raises(InputError, match=r"'dispersion' matches no tensor or term"):
+        initialise_from(make_model(ENERGY), source, reset=["dispersion"])

@@ -1,8 +1,9 @@
 """A model that starts from another: every tensor accounted for, and proof that nothing was lost on the way.
 
 A tensor of the source or of the new model that finds no counterpart is refused unless a pattern names it, so a head can
-never be reset, nor a part dropped, without someone having said so. Afterwards both models predict for probe structures,
-and whatever both can predict from carried-over weights has to agree.
+never be reset, nor a part dropped, without someone having said so; nor can repulsion or dispersion change under
+energies that are carried over. Afterwards both models predict for probe structures, and whatever both can predict from
+carried-over weights has to agree.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from foundation.checkpoint.axes import apart, axes_of, of_levels, rows_of, scaled_property
 from foundation.checkpoint.probe import ParityCheck, check_parity
+from foundation.checkpoint.terms import changed_terms, check_terms, terms_of, without_repulsion
 from foundation.config import nearest
 from foundation.elements import element_names
 from foundation.errors import InputError
@@ -51,7 +53,8 @@ class InitReport:
         skipped: Of the source, not used.
         new_elements: Atomic numbers that the source did not know: their weights start afresh.
         new_levels: Levels of theory that the source did not know: likewise.
-        parity: Each property that had to agree, and by how much it differed.
+        changed_terms: Repulsion or dispersion, where it is not the source's -> what it is and what it was.
+        parity: Each property that had to agree, and by how much it differed; without repulsion where that changed.
         unchecked: Property -> why its predictions need not agree.
     """
 
@@ -61,6 +64,7 @@ class InitReport:
     skipped: tuple[str, ...]
     new_elements: tuple[int, ...]
     new_levels: tuple[str, ...]
+    changed_terms: dict[str, str]
     parity: tuple[ParityCheck, ...]
     unchecked: dict[str, str]
 
@@ -73,6 +77,7 @@ class InitReport:
             "skipped": list(self.skipped),
             "new_elements": [chemical_symbols[number] for number in self.new_elements],
             "new_levels": list(self.new_levels),
+            "changed_terms": dict(self.changed_terms),
             "parity": {one.property: {"largest": one.largest, "difference": one.difference} for one in self.parity},
             "unchecked": dict(self.unchecked),
         }
@@ -89,13 +94,19 @@ class InitReport:
             lines.append("  elements that start afresh: " + element_names(self.new_elements))
         if self.new_levels:
             lines.append("  levels of theory that start afresh: " + ", ".join(self.new_levels))
+        lines += [f"  {name}, which energies change with: {what}" for name, what in self.changed_terms.items()]
         lines += [
             f"  step 0: {one.property} as predicted by the source (largest {one.largest:.3g}, "
-            f"difference {one.difference:.1e})"
+            f"difference {one.difference:.1e}{self._apart_from(one.property)})"
             for one in self.parity
         ]
         lines += [f"  step 0: {name} not compared: {why}" for name, why in self.unchecked.items()]
         return "\n".join(lines)
+
+    def _apart_from(self, name: str) -> str:
+        """Which changed terms the comparison of a property left out."""
+        of_energy = "energy" in (name, PROPERTIES[name].derived_from)
+        return f", without {' and '.join(self.changed_terms)}" if of_energy and self.changed_terms else ""
 
 
 def initialise_from(
@@ -111,20 +122,23 @@ def initialise_from(
     `heads.energy.*`). One that should be carried over but exists on one side only, or in another shape, is an error.
     Tensors with rows for elements or levels of theory are carried over row by row, whatever the order; rows that the
     source does not have keep the value they have in `model` (so set its scaling first). The scale and the references of
-    a property go with its head.
+    a property go with its head. Repulsion and dispersion, which have no tensors, have to be the source's wherever its
+    energies are carried over, unless `reset` names them as `repulsion` and `dispersion`.
 
     Args:
         model: Freshly built, its scaling set for its own data.
         source: As `load` gives it.
         keep: Names to carry over.
-        reset: Names to start afresh, stronger than `keep`.
+        reset: Names to start afresh, stronger than `keep`; terms of the energy that may differ.
 
     Raises:
-        InputError: Every tensor that is neither carried over nor named, every pattern that matches nothing, or
-            predictions that differ from the source's at step 0; `model` is then unchanged.
+        InputError: Every tensor that is neither carried over nor named, every term of the energy that differs unnamed,
+            every pattern that matches nothing, or predictions that differ from the source's at step 0; `model` is then
+            unchanged.
     """
     ours, theirs = model.state_dict(), source.state_dict()
-    _check_patterns([*keep, *reset], names=ours.keys() | theirs.keys())
+    terms = terms_of(model.config, source.config)
+    _check_patterns([*keep, *reset], names=ours.keys() | theirs.keys() | terms)
     named = {name for name in ours.keys() | theirs.keys() if _matches(name, keep) and not _matches(name, reset)}
     kept = {name for name in named if not _follows_a_fresh_head(name, model, source, named)}
     problems = [
@@ -135,6 +149,9 @@ def initialise_from(
         f"init: tensor '{name}' of the source has no place in the new model; name it under `reset` to leave it behind"
         for name in sorted(kept & (theirs.keys() - ours.keys()))
     ]
+    changed = changed_terms(model.config, source.config)
+    if not _is_fresh("energy", model, source, named):
+        problems += check_terms(changed, named={term for term in terms if _matches(term, reset)})
     state, loaded, extended = dict(ours), [], []
     for name in sorted(kept & ours.keys() & theirs.keys()):
         try:
@@ -152,7 +169,8 @@ def initialise_from(
     model.load_state_dict(state)
     carried = {*loaded, *(one.name for one in extended)}
     try:
-        parity, unchecked = check_parity(model, source, carried=carried)
+        with without_repulsion(model, source, when="repulsion" in changed):
+            parity, unchecked = check_parity(model, source, carried=carried)
     except InputError:
         model.load_state_dict(before)
         raise
@@ -167,6 +185,7 @@ def initialise_from(
         skipped=tuple(sorted(theirs.keys() - carried)),
         new_elements=tuple(sorted(set(model.config.elements) - set(source.config.elements))),
         new_levels=tuple(level for level in model.config.levels if level not in source.config.levels),
+        changed_terms=changed,
         parity=parity,
         unchecked=unchecked,
     )
@@ -177,7 +196,11 @@ def _follows_a_fresh_head(name: str, model: FoundationModel, source: FoundationM
     scaled = scaled_property(name)
     if scaled is None:
         return False
-    base = PROPERTIES[scaled].derived_from or scaled
+    return _is_fresh(PROPERTIES[scaled].derived_from or scaled, model, source, named)
+
+
+def _is_fresh(base: str, model: FoundationModel, source: FoundationModel, named: Collection[str]) -> bool:
+    """Whether only one model has a property that a head gives, or nothing of its head is carried over."""
     if base not in model.properties & source.properties:
         return True
     heads = [head for head, config in model.config.heads.items() if base in config.predicts]
@@ -195,8 +218,8 @@ def _check_patterns(patterns: Sequence[str], *, names: Collection[str]) -> None:
             close = nearest(pattern, sorted(names))
             parts = sorted({".".join(name.split(".")[:2]) for name in names})
             problems.append(
-                f"init: pattern '{pattern}' matches no tensor{f'; nearest: {close!r}' if close else ''}; "
-                f"parts: {', '.join(parts)}"
+                f"init: pattern '{pattern}' matches no tensor or term of the energy"
+                f"{f'; nearest: {close!r}' if close else ''}; parts: {', '.join(parts)}"
             )
     if problems:
         raise InputError(problems)
