@@ -42,7 +42,8 @@ class FoundationCalculator(Calculator):
     """Computes what ASE asks for with a trained model.
 
     Total charge and spin multiplicity come from the arguments or from `atoms.info` (`total_charge`,
-    `spin_multiplicity`); they are never assumed. Neighbours are found anew at every call, so nothing is ever stale.
+    `spin_multiplicity`); they are never assumed. Neighbours are found anew at every call, and `level`, `charge`, `spin`
+    and `electric_field` may be set at any time, so nothing is ever stale.
     Forces are the exact negative gradient of the energy. Stress follows ASE: eV/Å³, tension positive, order xx, yy, zz,
     yz, xz, xy. Responses come from `atoms.calc.get_property("born_effective_charges", atoms)`, and so
     `polarizability` and `quadrupole`, where the model gives them.
@@ -89,7 +90,8 @@ class FoundationCalculator(Calculator):
         self.level = self.model.config.levels[choose_level(self.model, level)]
         self.charge = charge
         self.spin = spin
-        self.electric_field = _checked_field(electric_field, self.model)
+        self.electric_field: Sequence[float] | np.ndarray | None = _checked_field(electric_field, self.model)
+        self._used: dict[str, Any] = {}
         self.implemented_properties = [name for name, ours in _ASE_NAMES.items() if ours in self.model.properties]
         if not self.implemented_properties:
             raise InputError(
@@ -112,13 +114,14 @@ class FoundationCalculator(Calculator):
         """
         super().calculate(atoms, list(properties), list(system_changes))
         assert isinstance(self.atoms, Atoms)
+        self._used = self._settings()
         structure = from_atoms(
             self.atoms,
             name="atoms",
             where="atoms",
             charge=self.charge,
             spin=self.spin,
-            external_field=self.electric_field,
+            external_field=_checked_field(self.electric_field, self.model),
         )
         wanted = {_ASE_NAMES[name] for name in properties} | _ALWAYS
         if not structure.pbc.any():
@@ -130,14 +133,24 @@ class FoundationCalculator(Calculator):
                 self.results[name] = _ase_value(name, prediction.values[ours])
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What changed since the last calculation; ASE itself would overlook charge and spin in `atoms.info`."""
+        """What changed since the last calculation; ASE itself would overlook `atoms.info` and our own settings."""
         changes = list(super().check_state(atoms, tol=tol))
+        changes += [name for name, value in self._settings().items() if self.results and value != self._used.get(name)]
         if isinstance(self.atoms, Atoms) and _stated(self.atoms) != _stated(atoms):
             changes.append("info")
         return changes
 
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """As ASE has it, but compared with the last calculation without `atoms` too, for our settings may differ."""
+        return super().get_property(name, self.atoms if atoms is None else atoms, allow_calculation)
 
-def _checked_field(field: Sequence[float] | None, model: FoundationModel) -> np.ndarray | None:
+    def _settings(self) -> dict[str, Any]:
+        """What a calculation depends on beside the atoms, as values of which a later change leaves no trace."""
+        field = None if self.electric_field is None else np.asarray(self.electric_field, dtype=np.float64).tolist()
+        return {"level": self.level, "charge": self.charge, "spin": self.spin, "electric_field": field}
+
+
+def _checked_field(field: Sequence[float] | np.ndarray | None, model: FoundationModel) -> np.ndarray | None:
     if field is None:
         return None
     if not model.has_electrostatics:

@@ -127,6 +127,36 @@ def test_nothing_is_stale_after_a_change(model: FoundationModel, change: Callabl
     assert atoms.get_potential_energy() != before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda calculator: setattr(calculator, "charge", 2),
+        lambda calculator: setattr(calculator, "spin", 3),
+        lambda calculator: setattr(calculator, "level", "b"),
+        lambda calculator: setattr(calculator, "electric_field", (0.0, 0.1, 0.0)),
+        lambda calculator: calculator.electric_field.__setitem__(2, 0.1),
+    ],
+    ids=["charge", "spin", "level", "field", "field in place"],
+)
+def test_nothing_is_stale_after_a_setting_of_the_calculator_changed(
+    make_model: MakeModel, change: Callable[[FoundationCalculator], object]
+) -> None:
+    several = make_model(HEADS, levels=("a", "b"), electrostatics=True)
+    atoms = ethanol()
+    atoms.info.clear()
+    settings = {"level": "a", "charge": 0, "spin": 1, "electric_field": (0.0, 0.0, 0.0)}
+    atoms.calc = FoundationCalculator(several, **settings)  # type: ignore[arg-type]
+    before = atoms.get_potential_energy()
+    change(atoms.calc)
+    without_atoms = atoms.calc.get_property("energy")
+    now = {name: getattr(atoms.calc, name) for name in settings}
+    now["electric_field"] = tuple(now["electric_field"])
+    fresh = atoms.copy()
+    fresh.calc = FoundationCalculator(several, **now)
+    assert atoms.get_potential_energy() == without_atoms == fresh.get_potential_energy() != before
+    assert np.array_equal(atoms.get_dipole_moment(), fresh.get_dipole_moment())
+
+
 def test_charge_and_spin_are_stated(model: FoundationModel) -> None:
     atoms = ethanol()
     atoms.info.clear()
