@@ -25,8 +25,8 @@ MINIMUM_DISTANCE = 0.1
 MINIMUM_CELL_THICKNESS = 1e-3
 """Å; a periodic cell thinner than this has no volume."""
 MAXIMUM_ATOMIC_NUMBER = 118
-FIELD_TOLERANCE = 1e-10
-"""V; what a field may gain along a periodic lattice vector: rounding."""
+FIELD_TOLERANCE = 1e-6
+"""Of |F||a|; what a field F may gain along a periodic lattice vector a: cells are read from files with few digits."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ def _check_field(field: Sequence[float] | np.ndarray, cell: np.ndarray, pbc: np.
     array = np.asarray(field, dtype=np.float64)
     if array.shape != (3,) or not np.isfinite(array).all():
         raise InputError(f"{where}: external field {array.tolist()}; allowed: three finite numbers, V/Å")
-    if pbc.any() and np.abs(cell[pbc] @ array).max() > FIELD_TOLERANCE:
+    allowed = FIELD_TOLERANCE * np.linalg.norm(cell[pbc], axis=1) * np.linalg.norm(array)
+    if (np.abs(cell[pbc] @ array) > allowed).any():
         raise InputError(
             f"{where}: the external field {array.tolist()} V/Å has a part along a direction in which the structure "
             f"repeats (pbc={pbc.tolist()}); the potential of a uniform field does not repeat, so the energy of a cell "
