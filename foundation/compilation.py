@@ -136,6 +136,11 @@ class CompiledModel:
         """Whether a uniform background stands beside the charges of a charged crystal."""
         return self.model.neutralises_cells
 
+    @property
+    def told_charge(self) -> bool:
+        """Whether features depend on the total charge and spin of a whole structure."""
+        return self.model.told_charge
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The model's weights."""
         return self.model.parameters()

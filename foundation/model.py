@@ -155,6 +155,11 @@ class FoundationModel(nn.Module):
         """Whether a uniform background stands beside the charges of a charged crystal; not where they are screened."""
         return self.electrostatics is not None and self.electrostatics.config.screening_length is None
 
+    @property
+    def told_charge(self) -> bool:
+        """Whether features depend on the total charge and spin of a whole structure."""
+        return self.config.backbone.use_charge
+
     def head_kind(self, property_name: str) -> str | None:
         """The kind of head that gives a property directly, or None."""
         name = self._head_of.get(property_name)

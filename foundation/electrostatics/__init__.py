@@ -1,7 +1,8 @@
 """Long-range electrostatics from the model's charges."""
 
+from foundation.electrostatics.charged import charged_cells, describe_charged
 from foundation.electrostatics.config import ElectrostaticsConfig
-from foundation.electrostatics.interaction import Interaction, InteractionConfig, charged_cells
+from foundation.electrostatics.interaction import Interaction, InteractionConfig
 from foundation.electrostatics.sources import Potential, Sources
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "Potential",
     "Sources",
     "charged_cells",
+    "describe_charged",
 ]

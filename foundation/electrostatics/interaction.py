@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -142,8 +142,3 @@ class _Kinds(NamedTuple):
 
 def _double(sources: Sources) -> Sources:
     return Sources(sources.charges.double(), None if sources.dipoles is None else sources.dipoles.double())
-
-
-def charged_cells(graph: AtomGraph) -> Bool[Tensor, " graphs"]:
-    """Which graphs repeat in all three directions and carry a net charge, which a uniform background neutralises."""
-    return graph.pbc.all(dim=1) & (graph.total_charge != 0)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from foundation.data.graph import AtomGraph
-from foundation.electrostatics import charged_cells
+from foundation.electrostatics import charged_cells, describe_charged
 from foundation.physics import D3Dispersion
 
-__all__ = ["add_dispersion", "say_background"]
+__all__ = ["add_dispersion", "say_charged_cells"]
 
 _CHANGED = ("energy", "forces", "stress")
 
@@ -36,19 +37,21 @@ def add_dispersion(outputs: dict[str, Tensor], graph: AtomGraph, dispersion: D3D
     return {name: values + terms[name].to(values) if name in terms else values for name, values in outputs.items()}
 
 
-def say_background(graphs: Sequence[AtomGraph], *, names: Collection[str]) -> None:
-    """Warn of crystals with a net charge, whose energy depends on a convention.
+def say_charged_cells(
+    graphs: Sequence[AtomGraph], *, names: Collection[str], neutralised: bool, told_charge: bool
+) -> None:
+    """Warn of periodic structures with a net charge, whose energies depend on conventions and on the cell's size.
 
     Args:
         graphs: Single structures.
         names: Properties that are predicted.
+        neutralised: Whether their unscreened charges interact.
+        told_charge: Whether features depend on the total charge and spin of a whole structure.
     """
-    if not any(name in names for name in _CHANGED):
-        return
-    count = sum(bool(charged_cells(graph).any()) for graph in graphs)
-    if count:
+    by_convention = neutralised and any(name in names for name in _CHANGED)
+    counts = Counter(int(graph.pbc.sum()) for graph in graphs if bool(charged_cells(graph).any()))
+    if counts and (by_convention or told_charge):
+        what = describe_charged(counts, by_convention=by_convention, told_charge=told_charge)
         warnings.warn(
-            f"{count} of {len(graphs)} structures are periodic in three directions and carry a net charge: a uniform "
-            "background of charge neutralises each cell, and energies of cells of different size are not comparable",
-            stacklevel=3,
+            f"{counts.total()} of {len(graphs)} structures are periodic and carry a net charge: {what}", stacklevel=3
         )

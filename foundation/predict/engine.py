@@ -16,7 +16,7 @@ from foundation.data.neighbors import with_neighbors
 from foundation.elements import element_names
 from foundation.errors import InputError
 from foundation.physics import D3Dispersion
-from foundation.predict.additions import add_dispersion, say_background
+from foundation.predict.additions import add_dispersion, say_charged_cells
 from foundation.predict.structures import Structure
 from foundation.properties import PROPERTIES, get_property
 from foundation.scaling import Scaling, has_references
@@ -90,6 +90,11 @@ class Predictor(Protocol):
     @property
     def neutralises_cells(self) -> bool:
         """Whether a uniform background stands beside the charges of a charged crystal."""
+        ...
+
+    @property
+    def told_charge(self) -> bool:
+        """Whether features depend on the total charge and spin of a whole structure."""
         ...
 
     def parameters(self) -> Iterator[Tensor]:
@@ -216,8 +221,7 @@ def predict_structures(
         ]
     if problems:
         raise InputError(problems)
-    if model.neutralises_cells:
-        say_background(graphs, names=wanted)
+    say_charged_cells(graphs, names=wanted, neutralised=model.neutralises_cells, told_charge=model.told_charge)
     predictions = []
     for first, last in _batches(graphs):
         chosen = structures[first:last]

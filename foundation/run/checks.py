@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -251,15 +252,16 @@ def check_neighbors(graphs: Sequence[AtomGraph], *, cutoff: float) -> None:
         )
 
 
-def charged_cells_in(data: GraphDataModule) -> dict[str, int]:
-    """Data set -> how many of its structures repeat in all three directions and carry a net charge."""
-    found = {}
+def charged_cells_in(data: GraphDataModule) -> dict[str, Counter[int]]:
+    """Data set -> number of directions -> how many of its structures repeat in so many and carry a net charge."""
+    found: dict[str, Counter[int]] = {}
     for dataset in data.dataset_names:
         store = data.stores[dataset]
         rows = np.concatenate([data.graphs(dataset, split).rows for split in data.splits(dataset)])
-        charged = (store.periodic_axes()[rows] == _ALL_AXES) & (store.total_charges()[rows] != 0)
-        if bool(charged.any()):
-            found[dataset] = int(charged.sum())
+        axes = store.periodic_axes()[rows]
+        charged = axes[(axes != 0) & (store.total_charges()[rows] != 0)]
+        if len(charged):
+            found[dataset] = Counter(int(bits).bit_count() for bits in charged)
     return found
 
 

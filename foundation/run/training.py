@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from foundation.checkpoint import CardInfo, save_model
 from foundation.checkpoint.card import write_card
 from foundation.data.module import GraphDataModule
+from foundation.electrostatics import describe_charged
 from foundation.errors import InputError
 from foundation.properties import get_property
 from foundation.recipe import Recipe, RecipeStart, load_recipe, recipe_name
@@ -207,10 +208,12 @@ def describe(plan: Plan) -> str:
         f"model: {trainable:,} trainable of {parameters:,} parameters, cutoff {plan.model.cutoff:g} Å, "
         f"{plan.scaling.mean_neighbors:.1f} neighbours on average, heads: {', '.join(plan.model.config.heads)}"
     )
-    if plan.model.neutralises_cells:
+    neutralised, told_charge = plan.model.neutralises_cells, plan.model.told_charge
+    if neutralised or told_charge:
         lines += [
-            f"electrostatics: {count} cells of data {name} carry a net charge: a uniform background neutralises it"
-            for name, count in charged_cells_in(plan.data).items()
+            f"charged cells: {counts.total()} of data {name} are periodic and carry a net charge: "
+            + describe_charged(counts, by_convention=neutralised, told_charge=told_charge)
+            for name, counts in charged_cells_in(plan.data).items()
         ]
     lines += seen_in_training(plan.data)
     lines += [*_describe_validation(plan), *plan.describe_start()]

@@ -139,7 +139,10 @@ def test_charged_cells_are_predicted_with_a_warning(run: Path, tmp_path: Path) -
     cell.pbc = True
     ase.io.write(tmp_path / "cell.xyz", cell, format="extxyz")
     out = tmp_path / "out.json"
-    with pytest.warns(UserWarning, match="1 of 1 structures are periodic .* a uniform background of charge"):
+    with pytest.warns(
+        UserWarning,
+        match="1 of 1 structures are periodic .* a uniform background of charge .* another system to the model",
+    ):
         assert main(["predict", str(run), str(tmp_path / "cell.xyz"), "--out", str(out)]) == 0
     assert json.loads(out.read_text(encoding="utf-8"))
 

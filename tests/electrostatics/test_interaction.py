@@ -250,5 +250,5 @@ def test_faults_of_settings_are_named() -> None:
 
 def test_charged_cells_are_found(mixed, batch: Callable[..., AtomGraph]) -> None:
     graph = batch(mixed)
-    graph.total_charge = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-    assert charged_cells(graph).tolist() == [True, False, False, False, False, False]
+    graph.total_charge = torch.tensor([1.0, 1.0, -1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    assert charged_cells(graph).tolist() == [True, True, True, False, False, False]

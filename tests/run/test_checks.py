@@ -133,9 +133,9 @@ def test_molecules_and_charged_crystals_train_together(write_recipe: Write, stru
     charge = "data.mine.charge={key: total_charge}"
     recipe = write_recipe(train=[_charged(frame) for frame in train], val=[_charged(train[1])])
     plan = plan_of(recipe, LATENT, charge, "tasks.forces={property: forces, data: [mine]}")
-    assert "electrostatics: 1 cells of data mine carry a net charge: a uniform background neutralises it" in describe(
-        plan
-    )
+    described = describe(plan)
+    assert "charged cells: 1 of data mine are periodic and carry a net charge: the zero of energy is" in described
+    assert "1 crystal: a uniform background of charge neutralises it" in described
     batch = next(iter(plan.data.train_dataloader()))
     assert batch.pbc.all(dim=1).tolist() in ([True, False], [False, True])
     forces = plan.model(batch, properties=["forces"])["forces"]

@@ -1,0 +1,54 @@
+"""What predictions for periodic structures with a net charge say: what their zero of energy is, and of which cell."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+from foundation.calculators.ase import FoundationCalculator
+from foundation.model import FoundationModel
+
+MakeModel = Callable[..., FoundationModel]
+HEADS = {"energy": {"kind": "energy"}, "charges": {"kind": "charges"}}
+SCREENED = {"kind": "coulomb", "screening_length": 3.0}
+KINDS = {
+    "crystal: a uniform background": (True, True, True),
+    "slab: a charged plane": (True, True, False),
+    "wire: a charged line": (True, False, False),
+}
+
+
+def cell(*, pbc: tuple[bool, ...], charge: int) -> Atoms:
+    atoms = bulk("CO", "rocksalt", a=5.0)
+    atoms.pbc = pbc
+    atoms.info.update(total_charge=charge, spin_multiplicity=1)
+    return atoms
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_energies_of_charged_cells_are_said_to_be_a_convention(make_model: MakeModel, kind: str) -> None:
+    model = make_model(HEADS, electrostatics=True)
+    structures = [cell(pbc=KINDS[kind], charge=2), cell(pbc=KINDS[kind], charge=0), cell(pbc=(False,) * 3, charge=2)]
+    with pytest.warns(
+        UserWarning, match=f"1 of 3 structures are periodic .* is a convention .1 {kind}.* same cell and"
+    ):
+        model.predict(structures, properties=["energy"])
+    with pytest.warns(UserWarning, match="a supercell with a multiple of both is another system to the model"):
+        FoundationCalculator(model).get_potential_energy(structures[0])
+
+
+def test_only_what_holds_is_said(make_model: MakeModel) -> None:
+    charged = cell(pbc=(True, True, True), charge=2)
+    told, blind = (make_model(HEADS, electrostatics=SCREENED, use_charge=told) for told in (True, False))
+    with pytest.warns(UserWarning, match="carry a net charge: features are told the charge and spin of the whole cell"):
+        told.predict(charged, properties=["energy"])
+    with pytest.warns(UserWarning, match="comparable between structures of the same cell and charge only$"):
+        make_model(HEADS, electrostatics=True, use_charge=False).predict(charged, properties=["energy"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        blind.predict(charged, properties=["energy"])
+        told.predict([cell(pbc=(True, True, True), charge=0), cell(pbc=(False,) * 3, charge=2)], properties=["energy"])
