@@ -18,6 +18,7 @@ from torch import Tensor
 
 from foundation.data.graph import AtomGraph, build_graph, collate
 from foundation.data.neighbors import with_neighbors
+from foundation.heads.charges import ChargesConfig
 from foundation.model import FoundationModel
 from foundation.properties import PROPERTIES, Property
 
@@ -326,3 +327,53 @@ def check_born_charges(model: FoundationModel, graph: AtomGraph, *, step: float 
         expected = torch.einsum("nab,nb->a", born, torch.from_numpy(direction))
         slope = _slope(model, moved, "dipole", step=step, about_origin=True)
         assert_close(slope, expected, "Born charges", tolerance=1e-6)
+
+
+def check_field_across(model: FoundationModel, graph: AtomGraph, *, step: float = 1e-3) -> None:
+    """Along the field of a slab or wire, which is free there, forces change as Born charges: ∂f/∂F = ∂P/∂r = -∂²E/∂r∂F.
+
+    Where charges are all there is, -dE/dF is also their Σ q r.
+    """
+    field = external_field(graph)
+    along = field / np.linalg.norm(field)
+    amounts = np.array([step, -step, 2 * step, -2 * step])
+    weights = torch.tensor([8.0, -8.0, -1.0, 1.0]) / (12 * step)
+    moved = [rebuild(graph, cutoff=model.cutoff, field=field + amount * along) for amount in amounts]
+    found = predict_each(model, moved, ["energy", "forces"])
+    direction = torch.from_numpy(along)
+    born = predict(model, graph, ["born_charges"])["born_charges"]
+    slope = torch.einsum("k,kna->na", weights, torch.stack([one["forces"] for one in found]))
+    assert_close(slope, torch.einsum("a,nab->nb", direction, born), "df/dF across", tolerance=1e-6)
+    [head] = [one for one in model.config.heads.values() if isinstance(one, ChargesConfig)]
+    if not head.atomic_dipoles:
+        charges = predict(model, graph, ["partial_charges"])["partial_charges"]
+        slope = weights @ torch.cat([one["energy"] for one in found])
+        assert_close(-slope, charges @ graph.positions @ direction, "-dE/dF across", tolerance=1e-6)
+
+
+def check_supercell(model: FoundationModel, graph: AtomGraph) -> None:
+    """Two cells of a neutral singlet are the same structure: twice the energy, the same forces, charges and stress."""
+    assert float(graph.total_charge) == 0, "features are told the charge of the whole cell"
+    assert int(graph.spin_multiplicity) == 1, "features are told the spin of the whole cell"
+    axis = int(graph.pbc[0].int().argmax())
+    cell = graph.cell[0].numpy()
+    positions = graph.positions.numpy()
+    double = with_neighbors(
+        build_graph(
+            positions=np.concatenate([positions, positions + cell[axis]]),
+            atomic_numbers=np.tile(graph.atomic_numbers.numpy(), 2),
+            total_charge=0.0,
+            spin_multiplicity=1,
+            cell=np.where(np.arange(3)[:, None] == axis, 2 * cell, cell),
+            pbc=graph.pbc[0].numpy(),
+            level_index=int(graph.level_index),
+            external_field=external_field(graph),
+        ),
+        model.cutoff,
+    )
+    names = {"energy", "forces", "partial_charges"} | ({"stress"} if bool(graph.pbc.all()) else set())
+    asked = sorted(names & model.properties)
+    one, two = predict(model, graph, asked), predict(model, double, asked)
+    for name in asked:
+        expected = one[name].repeat(2, *[1] * (one[name].ndim - 1)) if PROPERTIES[name].level == "atom" else one[name]
+        assert_close(two[name], 2 * expected if name == "energy" else expected, f"{name} of two cells")

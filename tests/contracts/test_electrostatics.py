@@ -170,6 +170,15 @@ def test_the_dipole_is_the_slope_of_the_energy_in_a_field(model: FoundationModel
     testing.check_field_response(model, MOLECULES[name])
 
 
+def test_the_slope_of_forces_in_a_field_across_a_slab_is_the_born_charges(model: FoundationModel) -> None:
+    testing.check_field_across(model, STRUCTURES["slab in a field"])
+
+
+@pytest.mark.parametrize("name", ["crystal", "slab in a field", "wire"])
+def test_supercells_of_neutral_singlets_have_as_many_times_the_energy(model: FoundationModel, name: str) -> None:
+    testing.check_supercell(model, STRUCTURES[name])
+
+
 @pytest.mark.parametrize("name", ["redistributed", "equilibrated"])
 @pytest.mark.parametrize("properties", [("energy", "forces", "dipole"), ("born_charges",)])
 def test_gradients_of_weights_match_differences(name: str, properties: tuple[str, ...]) -> None:
