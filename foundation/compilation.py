@@ -22,6 +22,7 @@ from foundation.config import Config
 from foundation.data.graph import AtomGraph
 from foundation.data.plain_graph import PlainGraph, padded_width, plain_tensors
 from foundation.derive import DERIVED, Deformation, deformed, undeformed
+from foundation.electrostatics import CellCautions
 from foundation.electrostatics.pairs import atom_pairs
 from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
@@ -132,14 +133,9 @@ class CompiledModel:
         return self.model.has_electrostatics
 
     @property
-    def neutralises_cells(self) -> bool:
-        """Whether a uniform background stands beside the charges of a charged crystal."""
-        return self.model.neutralises_cells
-
-    @property
-    def told_charge(self) -> bool:
-        """Whether features depend on the total charge and spin of a whole structure."""
-        return self.model.told_charge
+    def cautions(self) -> CellCautions:
+        """What is to be said of its predictions for periodic structures."""
+        return self.model.cautions
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The model's weights."""

@@ -27,7 +27,7 @@ from foundation.derive import (
     forces_and_stress,
     undeformed,
 )
-from foundation.electrostatics import ElectrostaticsConfig, Interaction
+from foundation.electrostatics import CellCautions, ElectrostaticsConfig, Interaction
 from foundation.electrostatics.charges import Distribution, field_energy
 from foundation.electrostatics.feedback import FieldFeedback
 from foundation.elements import element_names
@@ -151,14 +151,13 @@ class FoundationModel(nn.Module):
         return self.electrostatics is not None
 
     @property
-    def neutralises_cells(self) -> bool:
-        """Whether a uniform background stands beside the charges of a charged crystal; not where they are screened."""
-        return self.electrostatics is not None and self.electrostatics.config.screening_length is None
-
-    @property
-    def told_charge(self) -> bool:
-        """Whether features depend on the total charge and spin of a whole structure."""
-        return self.config.backbone.use_charge
+    def cautions(self) -> CellCautions:
+        """What is to be said of its predictions for periodic structures."""
+        return CellCautions(
+            by_convention=self.electrostatics is not None and self.electrostatics.config.screening_length is None,
+            told_charge=self.config.backbone.use_charge,
+            nearest_images=self.head_kind("dipole") == "charges",
+        )
 
     def head_kind(self, property_name: str) -> str | None:
         """The kind of head that gives a property directly, or None."""

@@ -1,21 +1,28 @@
-"""What predictions add to what a model gives for its level of theory, and what they say about charged cells."""
+"""What predictions add to what a model gives for its level of theory, and what they say of charged and short cells."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from foundation.data.graph import AtomGraph
-from foundation.electrostatics import charged_cells, describe_charged
+from foundation.derive import complete_axes
+from foundation.electrostatics import CellCautions, charged_cells, describe_charged
 from foundation.physics import D3Dispersion
 
-__all__ = ["add_dispersion", "say_charged_cells"]
+__all__ = ["add_dispersion", "say_charged_cells", "say_short_cells"]
 
+LONG_CELL = 2.0
+"""Cutoffs of the model; Born charges are of infinite crystals only in cells longer than charges respond to."""
 _CHANGED = ("energy", "forces", "stress")
+_LISTED = 5
+"""Structures that one warning names."""
 
 
 def add_dispersion(outputs: dict[str, Tensor], graph: AtomGraph, dispersion: D3Dispersion | None) -> dict[str, Tensor]:
@@ -37,21 +44,48 @@ def add_dispersion(outputs: dict[str, Tensor], graph: AtomGraph, dispersion: D3D
     return {name: values + terms[name].to(values) if name in terms else values for name, values in outputs.items()}
 
 
-def say_charged_cells(
-    graphs: Sequence[AtomGraph], *, names: Collection[str], neutralised: bool, told_charge: bool
-) -> None:
+def say_charged_cells(graphs: Sequence[AtomGraph], *, properties: Collection[str], cautions: CellCautions) -> None:
     """Warn of periodic structures with a net charge, whose energies depend on conventions and on the cell's size.
 
     Args:
         graphs: Single structures.
-        names: Properties that are predicted.
-        neutralised: Whether their unscreened charges interact.
-        told_charge: Whether features depend on the total charge and spin of a whole structure.
+        properties: What is predicted.
+        cautions: Of the model.
     """
-    by_convention = neutralised and any(name in names for name in _CHANGED)
+    by_convention = cautions.by_convention and any(name in properties for name in _CHANGED)
     counts = Counter(int(graph.pbc.sum()) for graph in graphs if bool(charged_cells(graph).any()))
-    if counts and (by_convention or told_charge):
-        what = describe_charged(counts, by_convention=by_convention, told_charge=told_charge)
+    what = describe_charged(counts, replace(cautions, by_convention=by_convention))
+    if counts and what:
         warnings.warn(
             f"{counts.total()} of {len(graphs)} structures are periodic and carry a net charge: {what}", stacklevel=3
+        )
+
+
+def say_short_cells(graphs: Sequence[AtomGraph], *, names: Sequence[str], cutoff: float) -> None:
+    """Warn of cells in which the nearest image, which Born charges are made of, is too near to be told from an atom.
+
+    Args:
+        graphs: Single structures.
+        names: What to call each.
+        cutoff: Of the model, Å.
+    """
+    needed = LONG_CELL * cutoff
+    short = []
+    for graph, name in zip(graphs, names, strict=True):
+        heights = 1 / torch.linalg.inv(complete_axes(graph)[0]).norm(dim=0)
+        times = [
+            math.ceil(needed / height) if repeats else 1
+            for height, repeats in zip(heights.tolist(), graph.pbc[0].tolist(), strict=True)
+        ]
+        if max(times) > 1:
+            lowest = float(heights[graph.pbc[0]].min())
+            short.append(f"{name}: {lowest:.1f} Å, atoms.repeat({tuple(times)})")
+    if short:
+        more = f"; and {len(short) - _LISTED} more" if len(short) > _LISTED else ""
+        warnings.warn(
+            f"born_charges: {len(short)} of {len(graphs)} structures are lower than {needed:g} Å (2 cutoffs of the "
+            "model) in a direction in which they repeat; each atom is seen at its nearest image there, so the result "
+            "may be wrong by several per cent; repeat the cell, and read the charges of its first atoms: "
+            f"{'; '.join(short[:_LISTED])}{more}",
+            stacklevel=3,
         )

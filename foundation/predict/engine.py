@@ -13,10 +13,11 @@ from torch import Tensor
 
 from foundation.data.graph import AtomGraph, collate
 from foundation.data.neighbors import with_neighbors
+from foundation.electrostatics import CellCautions
 from foundation.elements import element_names
 from foundation.errors import InputError
 from foundation.physics import D3Dispersion
-from foundation.predict.additions import add_dispersion, say_charged_cells
+from foundation.predict.additions import add_dispersion, say_charged_cells, say_short_cells
 from foundation.predict.structures import Structure
 from foundation.properties import PROPERTIES, get_property
 from foundation.scaling import Scaling, has_references
@@ -88,13 +89,8 @@ class Predictor(Protocol):
         ...
 
     @property
-    def neutralises_cells(self) -> bool:
-        """Whether a uniform background stands beside the charges of a charged crystal."""
-        ...
-
-    @property
-    def told_charge(self) -> bool:
-        """Whether features depend on the total charge and spin of a whole structure."""
+    def cautions(self) -> CellCautions:
+        """What is to be said of its predictions for periodic structures."""
         ...
 
     def parameters(self) -> Iterator[Tensor]:
@@ -221,7 +217,9 @@ def predict_structures(
         ]
     if problems:
         raise InputError(problems)
-    say_charged_cells(graphs, names=wanted, neutralised=model.neutralises_cells, told_charge=model.told_charge)
+    say_charged_cells(graphs, properties=wanted, cautions=model.cautions)
+    if "born_charges" in wanted and model.cautions.nearest_images:
+        say_short_cells(graphs, names=[structure.where for structure in structures], cutoff=model.cutoff)
     predictions = []
     for first, last in _batches(graphs):
         chosen = structures[first:last]

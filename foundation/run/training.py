@@ -208,13 +208,11 @@ def describe(plan: Plan) -> str:
         f"model: {trainable:,} trainable of {parameters:,} parameters, cutoff {plan.model.cutoff:g} Å, "
         f"{plan.scaling.mean_neighbors:.1f} neighbours on average, heads: {', '.join(plan.model.config.heads)}"
     )
-    neutralised, told_charge = plan.model.neutralises_cells, plan.model.told_charge
-    if neutralised or told_charge:
-        lines += [
-            f"charged cells: {counts.total()} of data {name} are periodic and carry a net charge: "
-            + describe_charged(counts, by_convention=neutralised, told_charge=told_charge)
-            for name, counts in charged_cells_in(plan.data).items()
-        ]
+    lines += [
+        f"charged cells: {counts.total()} of data {name} are periodic and carry a net charge: {what}"
+        for name, counts in charged_cells_in(plan.data).items()
+        if (what := describe_charged(counts, plan.model.cautions))
+    ]
     lines += seen_in_training(plan.data)
     lines += [*_describe_validation(plan), *plan.describe_start()]
     return "\n".join(lines)

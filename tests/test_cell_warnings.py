@@ -1,4 +1,4 @@
-"""What predictions for periodic structures with a net charge say: what their zero of energy is, and of which cell."""
+"""What predictions for cells say aloud: what a charged one's energy means, and where Born charges need a longer one."""
 
 from __future__ import annotations
 
@@ -52,3 +52,29 @@ def test_only_what_holds_is_said(make_model: MakeModel) -> None:
         warnings.simplefilter("error")
         blind.predict(charged, properties=["energy"])
         told.predict([cell(pbc=(True, True, True), charge=0), cell(pbc=(False,) * 3, charge=2)], properties=["energy"])
+
+
+def test_short_cells_are_named_where_born_charges_are_asked_for(make_model: MakeModel) -> None:
+    model = make_model(HEADS, electrostatics=True)
+    atoms = bulk("CO", "rocksalt", a=6.0, cubic=True)
+    atoms.info.update(total_charge=0, spin_multiplicity=1)
+    slab = atoms.repeat((2, 1, 2))
+    slab.pbc = (True, True, False)
+    said = r"2 of 3 structures are lower than 8 Å .*: 6\.0 Å, atoms\.repeat\(\(2, 2, 2\)\); .*repeat\(\(1, 2, 1\)\)$"
+    with pytest.warns(UserWarning, match=said):
+        model.predict([atoms, slab, atoms.repeat(2)], properties=["born_charges"])
+    with pytest.warns(UserWarning, match="born_charges: 1 of 1 structures are lower than 8 Å"):
+        FoundationCalculator(model).get_property("born_effective_charges", atoms)
+    with pytest.warns(UserWarning, match="; and 2 more$"):
+        model.predict([atoms] * 7, properties=["born_charges"])
+
+
+def test_long_cells_molecules_and_other_properties_are_passed_over(make_model: MakeModel) -> None:
+    model = make_model(HEADS, electrostatics=True)
+    neutral = cell(pbc=(True, True, True), charge=0)
+    tensor = make_model({"energy": {"kind": "energy"}, "dipole": {"kind": "tensor", "property_name": "dipole"}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict([neutral.repeat(3), cell(pbc=(False,) * 3, charge=0)], properties=["born_charges"])
+        model.predict(neutral, properties=["energy", "forces"])
+        tensor.predict(neutral, properties=["born_charges"])
