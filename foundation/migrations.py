@@ -76,7 +76,7 @@ def migrate(
     if version > target:
         raise InputError(
             f"{where}: format_version: got {version}; allowed: 1 to {target}. A newer foundation wrote this model: "
-            "update with `pip install --upgrade foundation`"
+            "update foundation (git pull, pip install .)"
         )
     for start in range(version, target):
         if start not in steps:

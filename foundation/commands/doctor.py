@@ -56,7 +56,7 @@ def run(_: argparse.Namespace) -> None:
             try:
                 print(f"package      {package} {version(package)}")
             except PackageNotFoundError:
-                print(f"package      {package} absent: {use}; pip install foundation[{extra}]")
+                print(f"package      {package} absent: {use}; pip install {package}")
     if not problems:
         _accelerators()
         _kernels()

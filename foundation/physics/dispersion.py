@@ -172,8 +172,7 @@ def require_dftd3() -> None:
         import dftd3.interface  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"dispersion: the package 'dftd3' cannot be imported ({error}); "
-            "install it with: pip install 'foundation[dispersion]'"
+            f"dispersion: the package 'dftd3' cannot be imported ({error}); install it with: pip install dftd3"
         ) from error
 
 

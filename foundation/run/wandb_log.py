@@ -36,8 +36,7 @@ def check_wandb(config: WandbConfig | None) -> None:
         import wandb  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"wandb: the package 'wandb' cannot be imported: {error}; allowed: pip install 'foundation[wandb]', or "
-            "wandb=null"
+            f"wandb: the package 'wandb' cannot be imported: {error}; allowed: pip install wandb, or wandb=null"
         ) from error
 
 

@@ -172,5 +172,5 @@ def test_bad_input_is_refused(found: Found, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError, match="cutoff"):
         validate(DispersionConfig, {"functional": "pbe", "cutoff": 3.0}, where="dispersion")
     monkeypatch.setitem(sys.modules, "dftd3.interface", None)
-    with pytest.raises(InputError, match=r"'dftd3' cannot be imported .*pip install 'foundation\[dispersion\]'"):
+    with pytest.raises(InputError, match=r"'dftd3' cannot be imported .*pip install dftd3"):
         D3Dispersion(DispersionConfig(functional="pbe"))

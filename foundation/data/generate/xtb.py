@@ -47,8 +47,7 @@ def require_tblite() -> None:
         import tblite.interface  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"generating data: the package 'tblite' cannot be imported ({error}); "
-            "install it with: pip install 'foundation[generate]'"
+            f"generating data: the package 'tblite' cannot be imported ({error}); install it with: pip install tblite"
         ) from error
 
 
