@@ -14,8 +14,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the arguments."""
     parser = subparsers.add_parser("predict", help="predict for structures or molecules", allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="a run directory, a model directory or a hub id")
-    parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="smi csv sdf mol xyz extxyz cif db")
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="csv, sdf, extxyz or json")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", type=Path, help="smi csv sdf mol xyz extxyz cif db traj")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="csv, sdf, extxyz, xyz or json")
     parser.add_argument("--properties", metavar="NAME", nargs="+", help="default: all that make sense")
     parser.add_argument("--level", metavar="NAME", help="level of theory, where the model knows several")
     parser.add_argument("--charge", metavar="Q", type=float, help="total charge in e, where the files do not say")
