@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +99,13 @@ def test_yaml_of_the_documents_is_accepted(path: Path, completion: dict[str, Any
             continue
         fragment = {key: value for key, value in data.items() if key != "extends"}
         validate(Recipe, merge(completion, fragment), where=where)
+
+
+def test_the_reference_of_options_is_what_the_classes_say() -> None:
+    found = importlib.util.spec_from_file_location("reference", REPOSITORY / "docs" / "make_recipe_reference.py")
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    stored = module.PAGE.read_text(encoding="utf-8")
+    assert module.Reference().page() == stored, "run: python docs/make_recipe_reference.py"

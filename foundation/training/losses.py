@@ -33,7 +33,11 @@ class MaeConfig(Config):
 
 
 class HuberConfig(Config):
-    """Huber loss of the residual's length: quadratic below `delta` (in normalised units), linear above."""
+    """Huber loss of the residual's length: quadratic for small ones, linear for large ones.
+
+    Attributes:
+        delta: Where the one goes over into the other, in units of the property's scale.
+    """
 
     kind: Literal["huber"] = "huber"
     delta: float = Field(default=1.0, gt=0)
@@ -57,7 +61,11 @@ class BceConfig(Config):
 
 
 class CrossEntropyConfig(Config):
-    """Cross entropy over classes; the prediction holds one logit a class, the label is the class's index."""
+    """Cross entropy over classes; the prediction holds one logit a class, the label is the class's index.
+
+    Attributes:
+        label_smoothing: Share of each label that is spread evenly over all classes.
+    """
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
