@@ -1,7 +1,7 @@
 """Interaction energies of charged, polar and apolar dimers beyond 12 Å, with long range and without; a plot of both.
 
     foundation train tasks/charged_dimers --out runs/dimers
-    foundation train tasks/charged_dimers model.electrostatics=null --out runs/dimers_short
+    foundation train tasks/charged_dimers model.electrostatics=null model.charges=null --out runs/dimers_short
     python benchmarks/charged_dimers.py runs/dimers runs/dimers_short --plot benchmarks/charged_dimers.png
 
 Monomers are rigid: an interaction energy is the total energy minus the same two monomers' energies at every distance.

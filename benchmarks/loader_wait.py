@@ -3,7 +3,7 @@
     python benchmarks/loader_wait.py train --workers 0 1 2
     python benchmarks/loader_wait.py neighbors
 
-`train` trains the recipe (aspirin of rMD17, the smallest backbone) twice for each number of workers: with graphs kept
+`train` trains the recipe (aspirin of rMD17, with `backbones/xs`) twice for each number of workers: with graphs kept
 in memory, as small data sets are, and with every graph made anew from the store, neighbour list included, as in data
 sets that do not fit. The wait is what `metrics.csv` calls `train/loader_wait_percent`. `neighbors` compares finding the
 edges of one structure by this program's list with the training step on it: what a worker has to hide, or a device could

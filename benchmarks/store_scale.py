@@ -1,7 +1,7 @@
 """How fast random structures are read, beside ASE's database, and what opening ten million costs.
 
     python benchmarks/store_scale.py read --structures 100000
-    python benchmarks/store_scale.py open --structures 10000000 --folder /tmp/ten_million
+    python benchmarks/store_scale.py open --structures 10000000 --folder stores/ten_million
 
 Rates are of CPU seconds (user and system) of one process on one thread, so that a busy machine changes them little; the
 wall time of opening is given beside. `open` makes a store of shards that are copies of one (their files are written,
