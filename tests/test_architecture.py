@@ -93,6 +93,13 @@ def test_every_room_has_a_floor() -> None:
     assert not homeless, f"give these a floor in {name_of(Path(__file__))}: {homeless}"
 
 
+def test_the_table_of_floors_names_every_room() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| ([^|]*) \|", text, flags=re.MULTILINE)
+    told = {room.rstrip("/"): int(floor) for floor, rooms in rows for room in re.findall(r"`([\w/]+)`", rooms)}
+    assert told == {room: FLOOR_OF[room] for room in {room_of(path) for path in SOURCES} - {"__init__"}}
+
+
 def test_imports_go_downward_only() -> None:
     upward = [
         f"{name_of(path)}:{line}: floor {FLOOR_OF[room_of(path)]} imports {room} from floor {FLOOR_OF[room]}"
