@@ -92,31 +92,28 @@ def with_charges(heads: Mapping[str, HeadConfig], model: ModelSection) -> dict[s
 
 
 def local_charges(recipe: Recipe, heads: Mapping[str, HeadConfig]) -> dict[str, LocalChargesConfig]:
-    """The objective that keeps charges local, by its name, where they are of the kind that shares out what they miss.
+    """The objective that keeps charges local, by its name, where they interact and share out what they miss.
 
     Its structures are those of every task that learns anything from charges.
 
     Raises:
         InputError: Its name is a task's or another objective's.
     """
-    found: dict[str, LocalChargesConfig] = {}
-    for head in heads.values():
-        if not (
-            isinstance(head, ChargesConfig) and isinstance(head.model, RedistributedConfig) and head.model.locality
-        ):
-            continue
-        reads = {*head.predicts, *(("energy",) if recipe.model.electrostatics is not None else ())}
-        data = dict.fromkeys(
-            dataset
-            for task in recipe.tasks.values()
-            if (get_property(task.property).derived_from or task.property) in reads
-            for dataset in task.data
-        )
-        if data:
-            found[LOCAL_CHARGES] = LocalChargesConfig(data=tuple(data), weight=head.model.locality)
-    if found and LOCAL_CHARGES in {**recipe.tasks, **recipe.objectives}:
+    head = next((head for head in heads.values() if isinstance(head, ChargesConfig)), None)
+    if recipe.model.electrostatics is None or head is None:
+        return {}
+    if not isinstance(head.model, RedistributedConfig) or not head.model.locality:
+        return {}
+    if LOCAL_CHARGES in {**recipe.tasks, **recipe.objectives}:
         raise InputError(f"'{LOCAL_CHARGES}' is the name of the objective that keeps charges local; allowed: another")
-    return found
+    reads = {*head.predicts, "energy"}
+    data = dict.fromkeys(
+        dataset
+        for task in recipe.tasks.values()
+        if (get_property(task.property).derived_from or task.property) in reads
+        for dataset in task.data
+    )
+    return {LOCAL_CHARGES: LocalChargesConfig(data=tuple(data), weight=head.model.locality)}
 
 
 def _latent(head: ChargesConfig) -> ChargesConfig:

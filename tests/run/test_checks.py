@@ -95,22 +95,22 @@ def test_charges_without_labels_have_to_be_called_latent(write_recipe: Write, st
     assert chosen.model.kind == "qeq"
 
 
-def test_charges_are_kept_local_where_anything_is_learnt_from_them(write_recipe: Write, structure: Structure) -> None:
+def test_charges_are_kept_local_where_they_interact(write_recipe: Write, structure: Structure) -> None:
     labels = {"energy": -1.0, "dipole": np.ones(3)}
     recipe = write_recipe(train=[structure("OH", seed=0, **labels)], val=[structure("OH", seed=1, **labels)])
+    coulomb = "model.electrostatics={kind: coulomb}"
     assert not plan_of(recipe).local_charges, "no charges"
-    for plan in (plan_of(recipe, LATENT), plan_of(recipe, CHARGES)):
+    assert not plan_of(recipe, CHARGES).local_charges, "they do not interact"
+    for plan in (plan_of(recipe, LATENT), plan_of(recipe, coulomb, CHARGES)):
         assert plan.local_charges["local_charges"].data == ("mine",)
-        assert "objective local_charges: local_charges, weight 2" in describe(plan)
+        assert "objective local_charges: local_charges, weight 0.1" in describe(plan)
         assert "local_charges" in [objective.name for objective in plan.module.objectives]
-    weighed = plan_of(recipe, CHARGES, "tasks.dipole.head={kind: charges, model: {kind: redistributed, locality: 0.1}}")
-    assert weighed.local_charges["local_charges"].weight == 0.1
-    off = plan_of(recipe, CHARGES, "tasks.dipole.head={kind: charges, model: {kind: redistributed, locality: 0}}")
-    assert not off.local_charges
-    qeq = "model.charges={model: {kind: qeq}}"
-    assert not plan_of(recipe, LATENT, qeq).local_charges
+    head = "tasks.dipole.head={{kind: charges, model: {{kind: redistributed, locality: {}}}}}"
+    assert plan_of(recipe, coulomb, CHARGES, head.format(0.3)).local_charges["local_charges"].weight == 0.3
+    assert not plan_of(recipe, coulomb, CHARGES, head.format(0)).local_charges
+    assert not plan_of(recipe, LATENT, "model.charges={model: {kind: qeq}}").local_charges
     same_name = "tasks={local_charges: {property: dipole, data: [mine]}}"
-    assert "'local_charges' is the name of the objective" in problem_of(recipe, same_name)
+    assert "'local_charges' is the name of the objective" in problem_of(recipe, coulomb, same_name)
 
 
 def test_charge_models_that_do_not_fit_are_refused(write_recipe: Write, structure: Structure) -> None:

@@ -33,7 +33,8 @@ class RedistributedConfig(Config):
     little: q̃ and q̃ plus a multiple of f are the same charges.
 
     Attributes:
-        locality: Weight of that loss (`foundation.training.objectives.local_charges`); 0 for none.
+        locality: Weight of that loss (`foundation.training.objectives.local_charges`) in models with electrostatics; 0
+            for none. At 1 its gradients, which grow with the number of atoms, are all that clipping leaves.
         start: What q̃ is before anything is learnt: `zero`, or `electronegativity`, by the element. None: `zero` where
             labels tell the charges, `electronegativity` where they are learnt from energies alone, which has to start
             from something: an energy quadratic in charges has no slope where all of them are zero.
@@ -41,7 +42,7 @@ class RedistributedConfig(Config):
 
     kind: Literal["redistributed"] = "redistributed"
     start: Literal["zero", "electronegativity"] | None = None
-    locality: float = Field(default=1.0, ge=0)
+    locality: float = Field(default=0.1, ge=0)
 
 
 class Redistributed(ChargeModel):
