@@ -90,6 +90,11 @@ class EquivariantConfig(Config):
         for name in ("channels", "pseudo_channels"):
             if getattr(self, name) % self.radial_groups:
                 raise ValueError(f"{name}={getattr(self, name)} is not divisible by radial_groups={self.radial_groups}")
+        if self.pseudo_channels and self.degree < 1:
+            raise ValueError(
+                f"degree={self.degree} leaves the pseudo tower (pseudo_channels={self.pseudo_channels}) without a "
+                "source; allowed: degree of 1 or more, or pseudo_channels=0"
+            )
         if self.product_degree < self.degree:
             raise ValueError(f"product_degree={self.product_degree} is below degree={self.degree}")
         if self.product_degree > self.edge_degree:

@@ -24,6 +24,7 @@ from foundation.nn.features import Features
         ({"edge_degree": 1}, "product_degree=3 is above edge_degree=1"),
         ({"degree": 4}, "product_degree=3 is below degree=4"),
         ({"channels": 6, "radial_groups": 4}, "channels=6 is not divisible by radial_groups=4"),
+        ({"degree": 0}, r"degree=0 leaves the pseudo tower \(pseudo_channels=8\) without a source; allowed"),
     ],
 )
 def test_shapes_that_leave_features_without_a_source_are_refused(settings: dict[str, int], message: str) -> None:
