@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,11 @@ class CheckedKernel:
         if library is None:
             return None
         kernel = Kernel(library, self._source.stem)
-        for dtype, limit in self._allowed.items():
-            error = self._largest_error(kernel, dtype)
+        # In a thread of its own, as the first to ask may be under autocast, in inference mode or counting operations:
+        # all of that belongs to a thread, and would change what torch's operators give here.
+        with ThreadPoolExecutor(max_workers=1) as fresh:
+            errors = list(fresh.map(functools.partial(self._largest_error, kernel), self._allowed))
+        for (dtype, limit), error in zip(self._allowed.items(), errors, strict=True):
             if not error <= limit:
                 _explain(
                     f"{self._source.name} differs from torch's operators by {error:.1e} in {dtype}, "
