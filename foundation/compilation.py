@@ -7,16 +7,17 @@ naive trace of the forces gives gradients of weights that are wrong by a per cen
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from functools import partial
+from types import FunctionType
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from foundation.compiled_check import difference, shaken
 from foundation.compiler_cache import removed_half_written
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
@@ -31,19 +32,11 @@ from foundation.scaling import Scaling
 
 __all__ = ["CompileConfig", "CompiledModel", "Forward"]
 
-LARGEST_ERROR = 1e-4
-"""Of an output on a compiled path against the eager one, relative to its norm."""
-LARGEST_GRADIENT_ERROR = 1e-3
-"""The same for the gradient of a weight, whose float32 rounding is larger; naive traces are wrong by a per cent."""
-NOISE_FACTOR = 20.0
-"""How many times the rounding error of the eager path the compiled one may differ from it, below `LARGEST_ERROR`."""
-SMALLEST_ERROR = {torch.float32: 1e-5, torch.float64: 1e-12}
-"""Differences that are allowed in any case."""
-SHAKE = 0.3
-"""How far weights are moved for the comparison: fresh readouts are zero, and zero forces compare equal to anything."""
 MOST_RECORDED = 48
 """Sizes of batches whose kernels are recorded on a CUDA device. Recording takes three steps' time and keeps their
 memory; where more sizes occur, as in mixtures of many molecules, it does not pay."""
+MOST_COMPILED = 16
+"""Times that one set of properties is compiled, each for other sizes: three or four are usual."""
 MOST_BROKEN_FILES = 20
 """Half-written files of the compiler's cache that are removed before that is called broken."""
 RUNS_UNTIL_REPLAY = 3
@@ -83,8 +76,8 @@ class Forward(Protocol):
 class CompiledModel:
     """A model's forward pass, compiled for each set of properties and checked against the eager pass at its first use.
 
-    Batches of one size compile once, batches of changing sizes twice: the second time for all sizes. New code is
-    checked each time.
+    Batches of one size compile once, batches of changing sizes twice: the second time for all sizes, but for single
+    structures and single atoms, which compile once more each. New code is checked each time.
 
     Args:
         model: Stays the owner of the weights; changes of them are seen.
@@ -157,14 +150,21 @@ class CompiledModel:
         if function is None:
             return self.model(graph, properties=asked, create_graph=create_graph)
         before = _compilations()
-        outputs = _evaluate(self.model, function, graph, asked)
-        if _compilations() == before:
+        outputs, problem = None, None
+        try:
+            outputs = _evaluate(self.model, function, graph, asked)
+        except Exception as error:  # the compiler's, where it compiles anew for sizes that change
+            if not removed_half_written(error):
+                problem = self._of_compiler(error)
+        if outputs is not None and _compilations() == before:
             return outputs
-        # Compiled anew for sizes that change: other code, which nobody has looked at yet.
-        if not self._is_right(function, graph, asked, create_graph=create_graph):
-            self._functions[asked, create_graph] = None
-            return self.model(graph, properties=asked, create_graph=create_graph)
-        return _evaluate(self.model, function, graph, asked)
+        if problem is not None:
+            self._refuse(problem)
+        # Compiled anew is other code, which nobody has looked at yet.
+        elif self._is_right(function, graph, asked, create_graph=create_graph):
+            return _evaluate(self.model, function, graph, asked)
+        self._functions[asked, create_graph] = None
+        return self.model(graph, properties=asked, create_graph=create_graph)
 
     def check(self, graph: AtomGraph, *, properties: Collection[str], create_graph: bool = False) -> _Function | None:
         """Compile for these properties unless that is done; None where the eager path is what remains.
@@ -212,29 +212,35 @@ class CompiledModel:
         try:
             problem = self._compared(function, graph, asked, create_graph=create_graph)
         except Exception as error:  # the compiler raises what its many parts raise
-            if isinstance(error, InputError | KeyboardInterrupt | MemoryError | torch.OutOfMemoryError):
-                raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            problem = f"this model cannot be compiled here: {type(error).__name__}: {reason}"
-            if self.model.has_electrostatics:
-                problem = (
-                    f"these charges look at the data while they are found, which cannot be compiled yet ({reason})"
-                )
+            problem = self._of_compiler(error)
         if problem is None:
             return True
         self._refuse(problem)
         return False
 
+    def _of_compiler(self, error: Exception) -> str:
+        """What to say of an exception of the compiler; others are raised again."""
+        from torch._dynamo.exc import FailOnRecompileLimitHit
+
+        if isinstance(error, InputError | MemoryError | torch.OutOfMemoryError):
+            raise error
+        if isinstance(error, FailOnRecompileLimitHit):
+            return f"batches are of ever new sizes, and these properties were compiled {MOST_COMPILED} times already"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if self.model.has_electrostatics:
+            return f"these charges look at the data while they are found, which cannot be compiled yet ({reason})"
+        return f"this model cannot be compiled here: {type(error).__name__}: {reason}"
+
     def _compared(
         self, function: _Function, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool
     ) -> str | None:
         """What is wrong with a function, if anything; it is compiled again where files of the cache are broken."""
-        problem = None
-        with _shaken(self.model):
+        problem, evaluate = None, partial(_evaluate, self.model, function)
+        with shaken(self.model):
             for _ in range(MOST_BROKEN_FILES + 1):
                 try:
                     for _ in range(RUNS_UNTIL_REPLAY if self._records() else 1):
-                        problem = problem or _difference(self.model, function, graph, asked, create_graph=create_graph)
+                        problem = problem or difference(self.model, evaluate, graph, asked, create_graph=create_graph)
                     return problem
                 except Exception as error:
                     if not removed_half_written(error):
@@ -273,13 +279,15 @@ def compiled(
         outputs = model.differentiated(graph, moved, deformation, asked, create_graph=create_graph)  # type: ignore[arg-type]
         return outputs if create_graph or not derived else {name: values.detach() for name, values in outputs.items()}
 
-    traced = torch.compile(whole, fullgraph=True, mode="reduce-overhead" if cuda_graphs else None)
+    # Torch counts what it compiles for a code object, and all functions that are made here share one.
+    own = FunctionType(whole.__code__.replace(), whole.__globals__, closure=whole.__closure__)
+    traced = torch.compile(own, fullgraph=True, mode="reduce-overhead" if cuda_graphs else None)
 
     def call(
         positions: Tensor, strain: Tensor | None, tensors: dict[str, Tensor], num_graphs: int, max_neighbors: int
     ) -> dict[str, Tensor]:
         # Lightning's DDP would have the graph cut between buckets, which derivatives inside of it forbid.
-        settings = {"trace_autograd_ops": True, "optimize_ddp": False}
+        settings = {"trace_autograd_ops": True, "optimize_ddp": False, "recompile_limit": MOST_COMPILED}
         # Sizes are counted by `CompiledModel`; its threshold is higher than torch's.
         sizes_warned_of = inductor.patch({"triton.cudagraph_dynamic_shape_warn_limit": None})
         with torch._dynamo.config.patch(settings), sizes_warned_of, warnings.catch_warnings():
@@ -300,94 +308,3 @@ def _evaluate(
         if model.has_electrostatics:
             tensors["pairs"] = atom_pairs(graph.num_atoms_per_graph, torch.ones_like(graph.pbc[:, 0]))
         return dict(function(deformation.positions, deformation.strain, tensors, graph.num_graphs, width))
-
-
-@contextmanager
-def _shaken(model: FoundationModel) -> Iterator[None]:
-    """Within this context the weights are moved at random; afterwards they are what they were, bit for bit."""
-    kept = [parameter.detach().clone() for parameter in model.parameters()]
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_((SHAKE * noise).to(parameter))
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), kept, strict=True):
-                parameter.copy_(value)
-
-
-def _difference(
-    model: FoundationModel, function: _Function, graph: AtomGraph, asked: frozenset[str], *, create_graph: bool
-) -> str | None:
-    """What a function gets wrong, outputs first, then gradients of weights; None if nothing.
-
-    How much two orders of the same sums may differ is measured: on the eager path in its own and in double precision.
-    """
-    dtype = next(model.parameters()).dtype
-    precise = copy.deepcopy(model).double()
-    outputs = model(graph, properties=asked, create_graph=create_graph)
-    found = _evaluate(model, function, graph, asked)
-    exact = precise(graph, properties=asked, create_graph=create_graph)
-    for name in sorted(asked):
-        what = f"'{name}'"
-        problem = _compare(what, found[name], outputs[name], exact[name], dtype=dtype)
-        if problem is not None:
-            return problem
-    if not create_graph:
-        return None
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    gradients = _gradients(model, outputs), _gradients(precise, exact)
-    compiled_gradients = _gradients(model, found)
-    floor = 1e-3 * float(torch.stack([one.double().norm() for one in gradients[0]]).norm())
-    for place, name in enumerate(names):
-        eager, exact_one = gradients[0][place], gradients[1][place]
-        what = f"the gradient of weight '{name}'"
-        problem = _compare(
-            what, compiled_gradients[place], eager, exact_one, dtype=dtype, largest=LARGEST_GRADIENT_ERROR, floor=floor
-        )
-        if problem is not None:
-            return problem
-    return None
-
-
-def _gradients(model: FoundationModel, outputs: dict[str, Tensor]) -> list[Tensor]:
-    """Of a random mixture of all outputs, each with the same share; zero where a weight has no part in them."""
-    generator = torch.Generator().manual_seed(1)
-    total = next(iter(outputs.values())).new_zeros((), dtype=torch.float64)
-    for name in sorted(outputs):
-        values = outputs[name].double()
-        weights = torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values.device)
-        finite = torch.isfinite(values)
-        size = values.detach()[finite].square().sum().sqrt().clamp(min=1e-12)
-        total = total + torch.where(finite, weights * values, 0.0).sum() / size
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(total, parameters, allow_unused=True)
-    return [
-        torch.zeros_like(parameter) if one is None else one for parameter, one in zip(parameters, found, strict=True)
-    ]
-
-
-def _compare(
-    what: str,
-    found: Tensor,
-    eager: Tensor,
-    exact: Tensor,
-    *,
-    dtype: torch.dtype,
-    largest: float = LARGEST_ERROR,
-    floor: float = 1e-12,
-) -> str | None:
-    found, eager, exact = (one.detach().double() for one in (found, eager, exact))
-    if found.shape != eager.shape or not torch.equal(torch.isfinite(found), torch.isfinite(eager)):
-        return f"{what} has another shape or other undefined entries than on the eager path"
-    finite = torch.isfinite(eager)
-    size = max(float(eager[finite].norm()), floor)
-    noise = float((eager - exact)[finite].norm()) / size
-    error = float((found - eager)[finite].norm()) / size
-    allowed = max(SMALLEST_ERROR.get(dtype, largest), min(largest, NOISE_FACTOR * noise))
-    if error <= allowed:
-        return None
-    return f"{what} differs from the eager path by {error:.1e} of its size, allowed {allowed:.1e}"

@@ -5,21 +5,26 @@ Takes the device, and prints one line a comparison: what was compared and the la
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pytest
 import torch
 import torch._dynamo
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from foundation import compilation
 from foundation.calculators.ase import FoundationCalculator
 from foundation.compilation import CompiledModel
 from foundation.config import validate
 from foundation.data.graph import AtomGraph, build_graph, collate
 from foundation.data.neighbors import with_neighbors
+from foundation.errors import InputError
 from foundation.model import FoundationModel, ModelConfig
+from foundation.testing import random_rotation
 
 CUTOFF = 3.5
 
@@ -131,6 +136,75 @@ def compare_electrostatics(device: str) -> None:
         say(f"electrostatics {number} gradients {difference:.3e}")
 
 
+def compare_limit(device: str) -> None:
+    """What torch compiles at most is of each model; beyond it one message, or the eager path. Traced only: quicker."""
+    asked, single = ("energy",), batch(molecule("CH4")).to(device)
+    several = batch(molecule("H2O"), molecule("CH4")).to(device)
+    kept = torch.compile, compilation.MOST_COMPILED
+    torch.compile, compilation.MOST_COMPILED = functools.partial(_traced, torch.compile), 1
+    strict = CompiledModel(make_model(SMALL).to(device))
+    allowed = CompiledModel(make_model(SMALL).to(device), fallback="eager")
+    for path in (strict, allowed):
+        path(several, properties=asked)
+    with pytest.raises(InputError, match="these properties were compiled 1 times already; allowed: not to compile"):
+        strict(single, properties=asked)
+    with pytest.warns(UserWarning, match="compiled 1 times already; going on without"):
+        found = allowed(single, properties=asked)
+    say(f"limit outputs {largest([found['energy']], [allowed.model(single, properties=asked)['energy']]):.3e}")
+    torch.compile, compilation.MOST_COMPILED = kept
+
+
+def _traced(compiler: Callable[..., object], function: Callable[..., object], **_: object) -> object:
+    return compiler(function, fullgraph=True, backend="eager")
+
+
+def compare_calculators(model: FoundationModel, device: str) -> None:
+    """In double precision: against the eager one, and what physics asks of the compiled one, all of one size."""
+    atoms = shaken(molecule("H2O2"), 16)
+    energies, forces = [], []
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for compile_it in (False, True):
+        atoms.calc = FoundationCalculator(model, charge=0, spin=1, dtype="float64", device=device, compile=compile_it)
+        energies.append(atoms.get_potential_energy())
+        forces.append(atoms.get_forces())
+    say(f"calculator energy {abs(energies[0] - energies[1]):.3e}")
+    say(f"calculator forces {float(np.abs(forces[0] - forces[1]).max()):.3e}")
+    energy, force, places = energies[1], forces[1], atoms.positions.copy()
+
+    def at(positions: np.ndarray) -> float:
+        atoms.positions = positions
+        return atoms.get_potential_energy()
+
+    for what, sign in (("rotation", 1.0), ("reflection", -1.0)):
+        orthogonal = sign * random_rotation(0)
+        say(f"calculator {what} of the energy {abs(at(places @ orthogonal.T) - energy):.3e}")
+        error = np.abs(atoms.get_forces() - force @ orthogonal.T).max() / np.abs(force).max()
+        say(f"calculator {what} of forces {float(error):.3e}")
+    step = 1e-4
+    for number, direction in enumerate(np.random.default_rng(0).normal(size=(3, *places.shape))):
+        ends = [at(places + amount * step * direction) for amount in (1, -1, 2, -2)]
+        slope = (8 * (ends[0] - ends[1]) - (ends[2] - ends[3])) / (12 * step)
+        say(f"slope {number} {abs(float((force * direction).sum()) + slope) / float(np.abs(force).max()):.3e}")
+    say(f"calculator compiled {torch._dynamo.utils.counters['stats']['unique_graphs'] - before}")
+
+
+def compare_turned(compiled: CompiledModel, structures: Sequence[Atoms], device: str) -> None:
+    """Energies stay and forces turn where whole structures are rotated or reflected, in single precision."""
+    for what, sign in (("rotation", 1.0), ("reflection", -1.0)):
+        orthogonal = sign * random_rotation(1)
+        turned = []
+        for atoms in structures:
+            turned.append(atoms.copy())
+            turned[-1].set_cell(atoms.cell.array @ orthogonal.T)
+            turned[-1].positions = atoms.positions @ orthogonal.T
+        before, after = (
+            compiled(batch(*some).to(device), properties=("energy", "forces")) for some in (structures, turned)
+        )
+        expected = before["forces"] @ torch.from_numpy(orthogonal).to(before["forces"]).T
+        error = largest([after["energy"], after["forces"]], [before["energy"], expected])
+        say(f"{what} XS {error:.3e}")
+
+
 def main(device: str = "cpu") -> None:
     """Compare training steps of several sizes, the calculator in double precision, then forces of the XS model.
 
@@ -161,16 +235,13 @@ def main(device: str = "cpu") -> None:
     say(f"compiled {torch._dynamo.utils.counters['stats']['unique_graphs']}")
     compare_levels(device)
     compare_electrostatics(device)
-    energies, forces = [], []
-    for compile_it in (True, False):
-        water.calc = FoundationCalculator(model, charge=0, spin=1, dtype="float64", device=device, compile=compile_it)
-        energies.append(water.get_potential_energy())
-        forces.append(water.get_forces())
-    say(f"calculator energy {abs(energies[0] - energies[1]):.3e}")
-    say(f"calculator forces {float(np.abs(forces[0] - forces[1]).max()):.3e}")
+    compare_limit(device)
+    compare_calculators(model, device)
     model = make_model({}).to(device)
-    found, expected = CompiledModel(model)(sizes[1], properties=asked), model(sizes[1], properties=asked)
+    compiled = CompiledModel(model)
+    found, expected = compiled(sizes[1], properties=asked), model(sizes[1], properties=asked)
     say(f"outputs XS {largest([found[name] for name in asked], [expected[name] for name in asked]):.3e}")
+    compare_turned(compiled, [shaken(silicon, 3), shaken(water, 4), shaken(water, 5)], device)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ FLOORS = {
     },
     1: {"data", "nn", "features"},
     2: {"backbones", "heads", "electrostatics", "physics", "scaling", "derive", "by_level"},
-    3: {"model", "compilation", "predict"},
+    3: {"model", "compilation", "compiled_check", "predict"},
     4: {"checkpoint", "cost", "migrations", "hub", "training", "transfer", "uncertainty"},
     5: {"calculators", "recipe", "report"},
     6: {"run", "cli", "commands", "__main__"},

@@ -135,6 +135,7 @@ def test_compiled_steps_are_the_eager_ones() -> None:
     lines = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
     assert int(lines.pop("compiled")) <= 3
     assert int(lines.pop("levels compiled")) == 1
+    assert int(lines.pop("calculator compiled")) == 1
     assert float(lines["calculator forces"]) < 1e-9
     for name in ("outputs 0", "outputs 5", "outputs XS"):
         assert float(lines[name]) < 1e-4
