@@ -21,6 +21,7 @@ from foundation.backbones.conditioning import Conditioning, ElementTable
 from foundation.backbones.geometry import PaddedGeometry, padded_geometry
 from foundation.config import Config
 from foundation.data.graph import AtomGraph
+from foundation.data.neighbors import MAXIMUM_CUTOFF
 from foundation.nn.coupling import Coupling, SumCoupling, SymmetricCoupling
 from foundation.nn.edge_radial import ElementPairs, Slots, few_enough
 from foundation.nn.features import FeatureLayout, Features
@@ -39,12 +40,15 @@ from foundation.nn.recompute import recomputed
 from foundation.nn.spherical import SphericalHarmonics
 from foundation.nn.splines import SplineBasis, interpolated
 
+MOST_KNOTS = 1000
+"""Distances at which the radial network is evaluated; 25 for 5 Å and the usual spacing."""
+
 
 class EquivariantConfig(Config):
     """Size and shape of the equivariant backbone.
 
     Attributes:
-        cutoff: Å.
+        cutoff: Å, 100 at most.
         channels: Channels of each degree in the natural tower (0e, 1o, 2e).
         pseudo_channels: Channels of each degree in the pseudo tower (0o, 1e, 2o); 0: blind to handedness.
         num_layers: Rounds of message passing.
@@ -67,7 +71,7 @@ class EquivariantConfig(Config):
     """
 
     kind: Literal["equivariant"] = "equivariant"
-    cutoff: float = Field(5.0, gt=0)
+    cutoff: float = Field(5.0, gt=0, le=MAXIMUM_CUTOFF)
     channels: int = Field(32, ge=1)
     pseudo_channels: int = Field(8, ge=0)
     num_layers: int = Field(2, ge=1)
@@ -94,6 +98,12 @@ class EquivariantConfig(Config):
             raise ValueError(
                 f"degree={self.degree} leaves the pseudo tower (pseudo_channels={self.pseudo_channels}) without a "
                 "source; allowed: degree of 1 or more, or pseudo_channels=0"
+            )
+        if self.radial_spacing is not None and self.cutoff / self.radial_spacing > MOST_KNOTS:
+            raise ValueError(
+                f"cutoff={self.cutoff:g} Å with radial_spacing={self.radial_spacing:g} Å makes "
+                f"{self.cutoff / self.radial_spacing:.3g} distances at which the radial network is evaluated; allowed: "
+                f"{MOST_KNOTS} (0.2 Å is usual), or radial_spacing: null to evaluate it at every edge"
             )
         if self.product_degree < self.degree:
             raise ValueError(f"product_degree={self.product_degree} is below degree={self.degree}")

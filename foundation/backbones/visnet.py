@@ -41,6 +41,7 @@ from torch_geometric.nn.models.visnet import (
 from foundation.backbones.conditioning import Conditioning, ElementTable
 from foundation.config import Config
 from foundation.data.graph import AtomGraph, edge_vectors
+from foundation.data.neighbors import MAXIMUM_CUTOFF
 from foundation.nn.features import FeatureLayout, Features
 from foundation.nn.linear import EquivariantLinear, split_degrees
 from foundation.nn.norm import bounded
@@ -52,7 +53,7 @@ class VisnetConfig(Config):
     """Size and shape of ViSNet.
 
     Attributes:
-        cutoff: Å.
+        cutoff: Å, 100 at most.
         channels: Channels of each degree (0e, 1o, 2e); there is no pseudo tower.
         num_layers: Rounds of message passing.
         num_heads: Heads of the attention; they share the channels.
@@ -63,7 +64,7 @@ class VisnetConfig(Config):
     """
 
     kind: Literal["visnet"] = "visnet"
-    cutoff: float = Field(5.0, gt=0)
+    cutoff: float = Field(5.0, gt=0, le=MAXIMUM_CUTOFF)
     channels: int = Field(64, ge=1)
     num_layers: int = Field(3, ge=1)
     num_heads: int = Field(8, ge=1)

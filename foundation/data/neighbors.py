@@ -1,6 +1,6 @@
 """Neighbour lists for free, partly periodic and triclinic systems, through `vesin`.
 
-There is no cap on the number of neighbours, and an atom sees its own images when the cell is smaller than the cutoff.
+No neighbour is left out, and an atom sees its own images when the cell is smaller than the cutoff.
 `vesin` was the fastest of five lists measured for up to a few thousand atoms.
 """
 
@@ -16,6 +16,10 @@ from vesin import NeighborList
 from foundation.data.graph import MINIMUM_DISTANCE, AtomGraph, fill_slots
 from foundation.errors import InputError
 
+MAXIMUM_CUTOFF = 100.0
+"""Å, of any model; beyond 10 the neighbours of a dense crystal are hundreds."""
+MOST_NEIGHBORS = 20_000
+"""Of an atom of a periodic structure: each pair takes 72 bytes as it is found, and thousands in a model."""
 _ALL_PAIRS_ATOMS = 100
 """Free molecules up to this size are searched pair by pair: `vesin` spends up to a millisecond a call on wrapping its
 results, which a molecule of 20 atoms does not take in all."""
@@ -43,8 +47,10 @@ def neighbor_list(
         then S.
 
     Raises:
-        InputError: Two atoms are on top of each other.
+        InputError: Two atoms are on top of each other, or the cutoff is far beyond the cell.
     """
+    if pbc.any():
+        _refuse_too_many(positions, cell, pbc, cutoff, where=where)
     all_pairs = not pbc.any() and len(positions) <= _ALL_PAIRS_ATOMS
     search = _search_all_pairs(positions, cutoff) if all_pairs else _search_cells(positions, cell, pbc, cutoff)
     receivers, senders, shifts, distances = search
@@ -55,6 +61,21 @@ def neighbor_list(
             f"({distances[closest]:.3g} Å apart; allowed: {MINIMUM_DISTANCE} Å or more)"
         )
     return receivers, senders, shifts
+
+
+def _refuse_too_many(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, *, where: str) -> None:
+    """Raise InputError, before memory runs out, by the mean density of a periodic structure."""
+    periods, complete = int(pbc.sum()), _complete_cell(cell, pbc)
+    ball = (2 * cutoff, np.pi * cutoff**2, 4 / 3 * np.pi * cutoff**3)[periods - 1]
+    # Of a slab or a wire that is thicker than the cutoff reaches, a part.
+    across = np.ptp(positions @ complete[~pbc].T, axis=0)
+    part = np.prod(2 * cutoff / np.maximum(across, 2 * cutoff))
+    num_neighbors = len(positions) * part * ball / abs(np.linalg.det(complete))
+    if num_neighbors > MOST_NEIGHBORS:
+        raise InputError(
+            f"{where}: about {num_neighbors:.3g} atoms and images lie within the cutoff of {cutoff:g} Å of an atom; "
+            f"allowed: {MOST_NEIGHBORS}; take a model of a smaller cutoff (5 Å is usual), or see if the cell is in Å"
+        )
 
 
 def _search_all_pairs(positions: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -95,7 +116,7 @@ def with_neighbors(graph: AtomGraph, cutoff: float, *, where: str = "structure")
     """Give one structure its edges within `cutoff` (Å), in place.
 
     Raises:
-        InputError: Two atoms are on top of each other.
+        InputError: As `neighbor_list`.
     """
     fields = graph.fields
     assert fields["num_graphs"] == 1, "neighbours are found one structure at a time"
@@ -123,7 +144,7 @@ def rebuild_neighbors(batch: AtomGraph, cutoff: float) -> AtomGraph:
         A shallow copy with new edges, on the batch's device; `batch` keeps its own.
 
     Raises:
-        InputError: Two atoms are on top of each other.
+        InputError: As `neighbor_list`.
     """
     positions, cells, pbc = (part.detach().cpu().numpy() for part in (batch.positions, batch.cell, batch.pbc))
     counts, names = batch.num_atoms_per_graph.tolist(), batch.structure_index.tolist()

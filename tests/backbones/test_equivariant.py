@@ -25,9 +25,11 @@ from foundation.nn.features import Features
         ({"degree": 4}, "product_degree=3 is below degree=4"),
         ({"channels": 6, "radial_groups": 4}, "channels=6 is not divisible by radial_groups=4"),
         ({"degree": 0}, r"degree=0 leaves the pseudo tower \(pseudo_channels=8\) without a source; allowed"),
+        ({"cutoff": 1e9}, "cutoff"),
+        ({"radial_spacing": 1e-6}, r"radial_spacing=1e-06 Å makes 5e\+06 distances .* allowed: 1000"),
     ],
 )
-def test_shapes_that_leave_features_without_a_source_are_refused(settings: dict[str, int], message: str) -> None:
+def test_shapes_that_leave_features_without_a_source_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         validate(EquivariantConfig, settings, where="backbone")
 
