@@ -27,6 +27,7 @@ FLOORS = {
         "errors",
         "resources",
         "threads",
+        "wording",
     },
     1: {"data", "nn", "features"},
     2: {"backbones", "heads", "electrostatics", "physics", "scaling", "derive", "by_level"},

@@ -39,14 +39,20 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.backbones", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=Path, default=ROWS_FILE, help="default: rows.yaml beside this program")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="default: results/ beside this program")
+    parser.add_argument(
+        "--results", type=Path, help="default: results/ beside this program; of a curve with --out, that folder"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     setup = commands.add_parser("setup", help="make a rival's environment")
     setup.add_argument("rival", choices=RIVALS)
     curve = commands.add_parser("curve", help="time-to-error curve of a row")
     curve.add_argument("row")
     curve.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. budget_cpu_s=60 data.test=20")
-    curve.add_argument("--out", type=Path, help="folder of the run (default: in the cache, named like the row)")
+    curve.add_argument(
+        "--out",
+        type=Path,
+        help="folder of a trial, its results included unless --results says where (default: in the cache)",
+    )
     curve.add_argument("--evaluate-only", action="store_true", help="evaluate what was kept so far, do not train")
     speed = commands.add_parser("speed", help="throughput, latency and memory of a row")
     speed.add_argument("row")
@@ -80,6 +86,7 @@ def run(options: argparse.Namespace) -> None:
         InputError: What was asked for cannot be done.
     """
     rows = load_rows(options.rows)
+    results = options.results or RESULTS
     match options.command:
         case "setup":
             set_up(options.rival, rows)
@@ -89,12 +96,12 @@ def run(options: argparse.Namespace) -> None:
                 rows,
                 overrides=options.overrides,
                 out=options.out,
-                results=options.results,
+                results=options.results or options.out or RESULTS,  # a trial leaves the published figures alone
                 evaluate_only=options.evaluate_only,
             )
             print(file)
         case "speed":
-            print(run_speed(options.row, rows, overrides=options.overrides, results=options.results))
+            print(run_speed(options.row, rows, overrides=options.overrides, results=results))
         case "turns":
             file = run_turns(
                 options.row,
@@ -102,24 +109,20 @@ def run(options: argparse.Namespace) -> None:
                 case=options.case,
                 threads=options.threads,
                 rounds=options.rounds,
-                results=options.results,
+                results=results,
             )
             print(file)
         case "ablate":
             ablations = load_ablations()
             for name in options.row:
-                print(
-                    run_ablation(
-                        name, ablations, sets=options.sets, overrides=options.overrides, results=options.results
-                    )
-                )
+                print(run_ablation(name, ablations, sets=options.sets, overrides=options.overrides, results=results))
         case "list":
             for kind, names in (("curve", rows.curves), ("speed", rows.speed)):
                 print("\n".join(f"{kind} {name}" for name in names))
         case "table":
-            print(tables(options.results))
+            print(tables(results))
         case "plot":
-            plot_curves(options.results, options.file)
+            plot_curves(results, options.file)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -46,7 +46,8 @@ def run_curve(
         The file of results.
 
     Raises:
-        InputError: No such row; the folder belongs to a row with other settings; the program failed.
+        InputError: No such row; the folder belongs to a row with other settings; the program failed; no weights were
+            kept, where the results stay as they were.
     """
     row = validate(CurveRow, apply_overrides(to_dict(rows.curve(name)), overrides), where=f"curves.{name}")
     folder = cache_root() / "runs" / name if out is None else out
@@ -71,6 +72,11 @@ def run_curve(
         trained = {"budget_cpu_s": row.budget_cpu_s, **provenance()}
         (folder / "trained.json").write_text(json.dumps(trained) + "\n", encoding="utf-8")
     points = [json.loads(file.read_text(encoding="utf-8")) for file in _point_files(folder)]
+    if not points:
+        raise InputError(
+            f"curve {name}: {folder / 'points'} holds no weights to evaluate; allowed: a run that was trained (the "
+            "same command without --evaluate-only trains it)"
+        )
     outputs = {folder / "points" / point["weights"]: _predictions(folder, point) for point in points}
     missing = {weights: output for weights, output in outputs.items() if not output.is_file()}
     if missing:

@@ -1,4 +1,4 @@
-"""Result files: JSON lines, one file a row, replaced whole when a row is run again."""
+"""Result files: JSON lines, one file a row, whole at any time."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def write_results(folder: Path, *, kind: str, row: str, lines: Iterable[Mapping[str, Any]]) -> Path:
-    """Replace the file of a row.
+    """Replace the file of a row; what was there stays until the new one is whole.
 
     Args:
         folder: Where results lie.
         kind: `curve` or `speed`.
         row: Its name.
-        lines: One mapping a measurement.
+        lines: One mapping a measurement, at least one.
     """
+    text = "".join(json.dumps({"kind": kind, "row": row, **line}, allow_nan=False) + "\n" for line in lines)
+    assert text, "nothing may not take the place of what was measured before"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{kind}_{row}.jsonl"
-    temporary = target.with_suffix(".tmp")
-    text = "".join(json.dumps({"kind": kind, "row": row, **line}, allow_nan=False) + "\n" for line in lines)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return target
 
 

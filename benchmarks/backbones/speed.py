@@ -8,16 +8,17 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.backbones.data import speed_structures
 from benchmarks.backbones.programs.base import REPOSITORY, Command, process_environment
 from benchmarks.backbones.programs.registry import program_of
-from benchmarks.backbones.results import provenance, write_results
+from benchmarks.backbones.results import provenance, read_results, write_results
 from benchmarks.backbones.rows import NUM_ATOMS, Case, Rows, SpeedRow
 from foundation.config import apply_overrides, to_dict, validate
+from foundation.wording import counted
 
 __all__ = ["derived", "failure", "run_speed"]
 
@@ -25,7 +26,7 @@ MOLECULES_A_STEP = 8
 
 
 def run_speed(name: str, rows: Rows, *, overrides: Sequence[str], results: Path) -> Path:
-    """Measure all cases of a row, and write them.
+    """Measure all cases of a row, and write them; other cases, thread counts and allocators of the file stay.
 
     Args:
         name: Of the row.
@@ -42,7 +43,8 @@ def run_speed(name: str, rows: Rows, *, overrides: Sequence[str], results: Path)
     row = validate(SpeedRow, apply_overrides(to_dict(rows.speed_row(name)), overrides), where=f"speed.{name}")
     command = program_of(rows.models[row.model]).measurement(mode=row.mode)
     structures = speed_structures()
-    lines = []
+    lines = {_key(line): line for line in read_results(results, kind="speed").get(name, [])}
+    file = results
     for case, threads, allocator in itertools.product(row.cases, row.threads, row.allocators):
         found = _measure(command, row, case=case, threads=threads, allocator=allocator, structures=structures)
         line = {
@@ -55,9 +57,14 @@ def run_speed(name: str, rows: Rows, *, overrides: Sequence[str], results: Path)
             **provenance(),
         }
         print(_summary(line), file=sys.stderr, flush=True)
-        lines.append(line)
-        write_results(results, kind="speed", row=name, lines=lines)
-    return write_results(results, kind="speed", row=name, lines=lines)
+        lines[_key(line)] = line
+        file = write_results(results, kind="speed", row=name, lines=lines.values())
+    return file
+
+
+def _key(line: Mapping[str, Any]) -> tuple[str, int, str]:
+    """What a line is the result of, within a row."""
+    return line["case"], line["threads"], line["allocator"]
 
 
 def _measure(
@@ -117,5 +124,6 @@ def failure(errors: str, code: int, limit_gib: float) -> str:
 
 
 def _summary(line: dict[str, Any]) -> str:
-    head = f"{line['model']} {line['mode']} {line['case']}, {line['threads']} threads, allocator {line['allocator']}"
+    threads = counted(line["threads"], "thread")
+    head = f"{line['model']} {line['mode']} {line['case']}, {threads}, allocator {line['allocator']}"
     return f"{head}: {line['failed']}" if "failed" in line else f"{head}: {line['median_ms']:.2f} ms"

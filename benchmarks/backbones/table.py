@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.backbones.results import read_results
 from benchmarks.backbones.rows import CASES, NUM_ATOMS
+from foundation.wording import counted
 
 __all__ = ["tables"]
 
@@ -148,7 +149,8 @@ def _turns_table(lines: Sequence[Mapping[str, Any]]) -> str:
         ]
         for line in lines
     ]
-    title = f"{first['case']}, {first['threads']} threads, {first['rounds']} turns each, compared with {first['name']}"
+    threads, turns = counted(first["threads"], "thread"), counted(first["rounds"], "turn")
+    title = f"{first['case']}, {threads}, {turns} each, compared with {first['name']}"
     return f"### {title}\n\n{_markdown(header, rows)}"
 
 

@@ -21,6 +21,7 @@ from benchmarks.backbones.rows import Case, Rows, SpeedRow
 from benchmarks.backbones.speed import failure
 from benchmarks.backbones.workers.measure import TURN
 from foundation.errors import InputError
+from foundation.wording import counted
 
 __all__ = ["compared", "run_turns"]
 
@@ -159,8 +160,9 @@ def _running(name: str, row: SpeedRow, rows: Rows, *, case: Case, threads: int) 
 
 
 def _summary(line: Mapping[str, Any], reference: str) -> str:
+    threads = counted(line["threads"], "thread")
     return (
-        f"{line['name']} {line['case']}, {line['threads']} threads: fastest {line['fastest_ms']:.2f} ms, median "
+        f"{line['name']} {line['case']}, {threads}: fastest {line['fastest_ms']:.2f} ms, median "
         f"{line['median_ms']:.2f} ms, {line['times_as_fast']:.3f} times as fast as {reference} "
         f"({line['lower_quartile']:.3f} to {line['upper_quartile']:.3f})"
     )

@@ -164,7 +164,7 @@ def test_rows_take_turns(
     assert 0.0 < second["fastest_ms"] <= second["median_ms"]
     capsys.readouterr()
     assert main([*common, "table"]) == 0
-    assert "aspirin, 1 threads, 3 turns each, compared with tiny" in capsys.readouterr().out
+    assert "aspirin, 1 thread, 3 turns each, compared with tiny" in capsys.readouterr().out
     assert main([*common, "turns", "tiny", "starved", *few]) == 2
     assert "starved: out of memory (limit 0.5 GiB)" in capsys.readouterr().err
     assert main([*common, "turns", "tiny", "tiny", *few]) == 2
