@@ -179,10 +179,16 @@ def _drawn(config: SplitConfig, names: list[str], by: str, where: str) -> dict[s
         remaining = remaining[len(chosen) :]
     if config.train is None:
         parts["train"] = [index for name in remaining for index in members[name]]
-    for part in SPLITS:
-        size = getattr(config, part)
-        if by == "random" and isinstance(size, int) and len(parts[part]) < size:
-            raise InputError(f"{where}: {part}: {size} structures asked for, {len(parts[part])} left of {len(names)}")
+    sizes = {part: getattr(config, part) for part in SPLITS}
+    if by == "random" and any(isinstance(size, int) and len(parts[part]) < size for part, size in sizes.items()):
+        counts = {
+            part: round(size * total) if isinstance(size, float) else size
+            for part, size in sizes.items()
+            if size is not None
+        }
+        asked = " + ".join(f"{part} {count}" for part, count in counts.items())
+        there = f"there are {total} in the data" if config.folds is None else f"the other folds have {total}"
+        raise InputError(f"{where}: {asked} = {sum(counts.values())} structures asked for; {there}")
     return parts
 
 

@@ -119,7 +119,9 @@ def test_file_order_takes_the_first_training_structures_and_validates_on_the_nex
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"train": 900, "val": 200}, "train: 900 structures asked for, 800 left"),
+        ({"train": 900, "val": 200}, r"train 900 \+ val 200 = 1100 structures asked for; there are 1000 in the data"),
+        ({"val": 900, "test": 0.2}, r"val 900 \+ test 200 = 1100 structures asked for; there are 1000"),
+        ({"train": 900, "folds": 2, "fold": 0}, r"train 900 = 900 structures asked for; the other folds have \d{3}$"),
         ({"val": 0.0001}, "val would be empty"),
         ({"val": 1000}, "train would be empty"),
         ({"by": "group", "val": 0.1}, "structure 0 has no group"),
