@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from foundation.config_problems import describe_kind, describe_problems, nearest
+from foundation.config_schema import described, descriptions
 from foundation.errors import InputError
 
 __all__ = [
@@ -41,6 +43,14 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=False, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The JSON Schema with a description of every key."""
+        schema = handler(core_schema)
+        own = handler.resolve_ref_schema(schema)
+        own.update(described(own, descriptions(cls)))
+        return schema
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -216,7 +226,10 @@ def _find(name: str, *, search: Path, beside: Path, where: str) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     shipped = sorted(p.relative_to(search).with_suffix("").as_posix() for p in search.rglob("*.yaml"))
-    close = nearest(name.removesuffix(".yaml"), shipped)
+    parts = Path(name).parts
+    if search.name in parts:  # as from the root of a checkout: recipes/quickstart.yaml
+        parts = parts[parts.index(search.name) + 1 :]
+    close = nearest("/".join(parts).removesuffix(".yaml"), shipped)
     hint = f"; nearest shipped: '{close}'" if close else ""
     raise InputError(f"{where}: no file '{name}'{hint}; shipped: {', '.join(shipped)}")
 

@@ -39,7 +39,7 @@ def describe_problems(
         path = _data_path(data, item["loc"], missing=item["type"] == "missing")
         if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
             path = (*path, "kind")
-        found.setdefault(path, []).append(_sentence(kind, item))
+        found.setdefault(path, []).extend(_sentences(kind, item))
     paths = set(found)
     problems = []
     for path, sentences in found.items():
@@ -53,7 +53,11 @@ def describe_problems(
             allowed = dict.fromkeys(sentence.split("; allowed: ", 1)[-1] for sentence in got)
             got = [f"{got[0].split('; allowed: ', 1)[0]}; allowed: {' or '.join(allowed)}"]
         rest = [sentence for sentence in dict.fromkeys(sentences) if not sentence.startswith("got ")]
-        problems += [prefix + sentence for sentence in (*got, *rest)]
+        # A validator of a whole section names the key itself, with its path.
+        problems += [
+            (f"{where}: " if at and sentence.startswith((f"{at}.", f"{at}: ")) else prefix) + sentence
+            for sentence in (*got, *rest)
+        ]
     return problems
 
 
@@ -69,6 +73,12 @@ def _data_path(data: Any, loc: tuple[int | str, ...], *, missing: bool) -> tuple
             continue
         path.append(part)
     return tuple(path)
+
+
+def _sentences(kind: type[BaseModel], item: Any) -> tuple[str, ...]:
+    """One, or all that a validator found."""
+    cause = item.get("ctx", {}).get("error")
+    return cause.problems if isinstance(cause, InputError) else (_sentence(kind, item),)
 
 
 def _sentence(kind: type[BaseModel], item: Any) -> str:
@@ -88,8 +98,7 @@ def _sentence(kind: type[BaseModel], item: Any) -> str:
         hint = f"; nearest: '{close}'" if close else ""
         return f"got '{context['tag']}'{hint}; allowed: {', '.join(kinds)}"
     if error in ("value_error", "assertion_error"):
-        cause = context.get("error")
-        return "; ".join(cause.problems) if isinstance(cause, InputError) else item["msg"].split(", ", 1)[-1]
+        return item["msg"].split(", ", 1)[-1]
     allowed_text = re.sub(r"^Input should be ", "", item["msg"])
     return f"got {value!r} ({describe_kind(value)}); allowed: {allowed_text}"
 

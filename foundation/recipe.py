@@ -266,15 +266,19 @@ def check_trainer_arguments(arguments: Mapping[str, Any]) -> None:
             close = nearest(name, known)
             hint = f"; nearest: '{close}'" if close else ""
             problems.append(f"trainer.{name}: unknown key '{name}'{hint}; allowed: {', '.join(known)}")
+        elif name == "max_time" and not (_fits(value, hints[name]) and _is_time(value)):
+            problems.append(f"trainer.max_time: got {value!r}; allowed: days:hours:minutes:seconds, as in 00:01:00:00")
         elif not _fits(value, hints[name]):
             allowed = re.sub(r"\b(?:typing|lightning|collections|datetime|pathlib)[\w.]*\.", "", str(hints[name]))
             problems.append(
                 f"trainer.{name}: got {value!r}; allowed: {allowed.removeprefix('<class ').removesuffix('>')}"
             )
-        elif name == "max_time" and isinstance(value, str) and not _MAX_TIME.match(value):
-            problems.append(f"trainer.max_time: got '{value}'; allowed: days:hours:minutes:seconds, as in 00:01:00:00")
     if problems:
         raise InputError(problems)
+
+
+def _is_time(value: Any) -> bool:
+    return not isinstance(value, str) or _MAX_TIME.match(value) is not None
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -297,6 +301,12 @@ def load_recipe(recipe: str | Path, *, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: Every problem, with its path.
     """
+    extending = [override for override in overrides if override.partition("=")[0].split(".")[0].strip() == "extends"]
+    if extending:
+        raise InputError(
+            f"override '{extending[0]}': extends: stands in a recipe file only; it cannot be overridden; allowed: "
+            "a file of your own that extends those recipes"
+        )
     data = apply_overrides(resolve_extends(recipe, search=recipes_dir()), overrides)
     checked = validate(Recipe, _with_head_properties(data), where=f"recipe '{recipe}'")
     datasets = {name: _with_absolute_paths(config) for name, config in checked.data.items()}

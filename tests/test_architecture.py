@@ -22,6 +22,7 @@ FLOORS = {
         "config",
         "compiler_cache",
         "config_problems",
+        "config_schema",
         "devices",
         "elements",
         "errors",

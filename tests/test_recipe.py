@@ -123,6 +123,21 @@ def test_trainer_arguments_are_checked_against_lightning(mine: Path) -> None:
     assert "trainer.callbacks: cannot be set here" in text
     assert "trainer.max_time: got '1:00'; allowed: days:hours:minutes:seconds" in text
     assert "optimizer.learning_rate: got -1" in text, "all problems are reported at once"
+    assert "trainer: trainer" not in text
+    assert len(text.splitlines()) == 5, "a line each"
+
+
+@pytest.mark.parametrize("value", ["10", "1:00", "[1]"])
+def test_a_time_limit_is_explained(mine: Path, value: str) -> None:
+    allowed = "allowed: days:hours:minutes:seconds, as in 00:01:00:00"
+    assert problems_of(mine, f"trainer.max_time={value}").endswith(allowed)
+
+
+def test_what_a_recipe_extends_is_no_override(mine: Path) -> None:
+    for override in ("extends=[base]", "extends.0=base"):
+        text = problems_of(mine, override)
+        assert "extends: stands in a recipe file only; it cannot be overridden" in text
+        assert "threads" not in text
 
 
 def test_tasks_name_data_sets_that_exist(mine: Path) -> None:
