@@ -347,6 +347,23 @@ def test_bad_files_are_refused_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_fault_of_many_frames_is_told_once(model: FoundationModel, tmp_path: Path) -> None:
+    file = tmp_path / "x.xyz"
+    file.write_text("1\n\nH 0 0 0\n" * 12 + "1\ntotal_charge=0\nH 0 0 0\n")
+    with pytest.raises(InputError) as caught:
+        predict_files(model, [file], out=tmp_path / "out.json")
+    charge, spin = caught.value.problems
+    assert charge.startswith(f"{file}: 12 frames (0, 1, 2, …): the total charge is not stated")
+    assert spin.startswith(f"{file}: 13 frames (0, 1, 2, …): the spin multiplicity 2S+1 is not stated")
+    with pytest.raises(InputError) as caught:
+        predict_files(model, [file], out=tmp_path / "out.json", charge=0, spin=1)
+    [problem] = caught.value.problems
+    assert "13 frames (0, 1, 2, …): spin multiplicity 1 with total charge 0: the structure then has 1 elec" in problem
+    (tmp_path / "x.smi").write_text("[O][O] a\nC b\n[O][O] c\n")
+    with pytest.raises(InputError, match=r"x\.smi: 2 lines \(1, 3\): 2 unpaired electrons leave"):
+        predict_files(model, [tmp_path / "x.smi"], out=tmp_path / "out.json")
+
+
 def test_compressed_files_are_read(model: FoundationModel, tmp_path: Path) -> None:
     (tmp_path / "in.smi.gz").write_bytes(gzip.compress(b"O water\n"))
     [prediction] = predict_files(model, [tmp_path / "in.smi.gz"], out=tmp_path / "out.csv")

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from foundation.errors import InputError
+from foundation.wording import counted
 
 __all__ = ["check_electrons"]
 
@@ -51,8 +52,8 @@ def check_electrons(
     electrons = protons - total_charge
     if electrons < 0:
         raise InputError(
-            f"{where}: total charge {total_charge:g}, but the atoms have only {protons} electrons; allowed: at most "
-            f"{protons}"
+            f"{where}: total charge {total_charge:g}, but the atoms have only {counted(protons, 'electron')}; "
+            f"allowed: at most {protons}"
         )
     if not periodic and abs(electrons - round(electrons)) > WHOLE:
         raise InputError(
@@ -67,8 +68,9 @@ def check_electrons(
         return
     allowed = range(1 + odd, min(round(electrons) + 1, 6 + odd) + 1, 2)
     listed = ", ".join(map(str, allowed)) + (", …" if allowed[-1] < round(electrons) - 1 else "")
+    needed = f"{unpaired} or more" if unpaired > electrons else f"an {'odd' if unpaired % 2 else 'even'} number"
     raise InputError(
         f"{where}: spin multiplicity {spin_multiplicity} with total charge {total_charge:g}: the structure then has "
-        f"{electrons:g} electrons, of which {unpaired} cannot be unpaired; allowed with this charge: 2S+1 = {listed}; "
-        "or another charge"
+        f"{electrons:g} electron{'' if electrons == 1 else 's'}; multiplicity {spin_multiplicity} needs {needed}; "
+        f"allowed with this charge: 2S+1 = {listed}; or another charge"
     )

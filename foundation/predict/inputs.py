@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +20,13 @@ from foundation.data.readers.open_file import open_binary, open_text
 from foundation.data.readers.record import RawFrame
 from foundation.errors import InputError
 from foundation.predict.structures import Structure, from_atoms, from_frame, from_molecule, from_smiles
+from foundation.wording import counted
 
 Input = Atoms | Chem.Mol | str
 """ASE atoms, an RDKit molecule, or SMILES."""
 MAX_PROBLEMS_LISTED = 20
+NUMBERS_LISTED = 3
+"""Of the structures that one fault is told of."""
 
 
 def structures_of(
@@ -44,7 +48,11 @@ def structures_of(
             return from_smiles(one, name=name, where=where, charge=charge, spin=spin)
         raise InputError(f"{where}: got {type(one).__name__}; allowed: ase.Atoms, an RDKit molecule, a SMILES string")
 
-    return _collect(lambda one=one, number=number: build(number, one) for number, one in enumerate(inputs))
+    items = (
+        _Item(f"input {number}", "input", str(number), lambda one=one, number=number: build(number, one))
+        for number, one in enumerate(inputs)
+    )
+    return _collect(items, within="")
 
 
 def read_structures(
@@ -69,26 +77,50 @@ def read_structures(
             raise InputError(f"{path}: kind of file '{kind}'; allowed: {', '.join(_READERS)}")
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        found = _collect(reader(path, charge, spin))
+        found = _collect(reader(path, charge, spin), within=f"{path}: ")
         if not found:
             raise InputError(f"{path}: holds no structures")
         structures += found
     return structures
 
 
-Builder = Callable[[], Structure]
-Reader = Callable[[Path, int | float | None, int | None], Iterator[Builder]]
+@dataclass(frozen=True)
+class _Item:
+    """A structure that is still to be built.
+
+    Attributes:
+        where: What to call it in errors.
+        noun: What its file consists of: `frame`, `line`.
+        number: Which of them it is.
+        build: Makes it.
+    """
+
+    where: str
+    noun: str
+    number: str
+    build: Callable[[], Structure]
+
+
+Reader = Callable[[Path, int | float | None, int | None], Iterator[_Item]]
 Frames = Callable[[DataFile], Iterator[RawFrame]]
 
 
-def _collect(builders: Iterator[Builder]) -> list[Structure]:
-    """Build all structures, or raise all of their problems together."""
-    structures, problems = [], []
-    for build in builders:
+def _collect(items: Iterator[_Item], *, within: str) -> list[Structure]:
+    """Build all structures, or raise all of their problems together: what is wrong with several is told once.
+
+    Args:
+        items: The structures.
+        within: What several of them are in, for errors: the file.
+    """
+    structures: list[Structure] = []
+    faults: dict[str, list[_Item]] = {}
+    for item in items:
         try:
-            structures.append(build())
+            structures.append(item.build())
         except InputError as error:
-            problems += error.problems
+            for problem in error.problems:
+                faults.setdefault(problem.removeprefix(f"{item.where}: "), []).append(item)
+    problems = _told_once(faults, within=within)
     if len(problems) > MAX_PROBLEMS_LISTED:
         rest = len(problems) - MAX_PROBLEMS_LISTED
         problems = [*problems[:MAX_PROBLEMS_LISTED], f"… and {rest} more problems"]
@@ -97,23 +129,36 @@ def _collect(builders: Iterator[Builder]) -> list[Structure]:
     return structures
 
 
+def _told_once(faults: Mapping[str, Sequence[_Item]], *, within: str) -> list[str]:
+    problems = []
+    for fault, items in faults.items():
+        listed = ", ".join(item.number for item in items[:NUMBERS_LISTED])
+        several = f"{within}{counted(len(items), items[0].noun)} ({listed}{', …' * (len(items) > NUMBERS_LISTED)})"
+        problems.append(f"{items[0].where if len(items) == 1 else several}: {fault}")
+    return problems
+
+
 def _title(molecule: Chem.Mol) -> str:
     return molecule.GetProp("_Name").strip() if molecule.HasProp("_Name") else ""
 
 
-def _read_smiles(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
+def _read_smiles(path: Path, charge: int | float | None, spin: int | None) -> Iterator[_Item]:
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             words = line.split(maxsplit=1)
             if not words or words[0].startswith("#"):
                 continue
             name = words[1].strip() if len(words) > 1 else str(number)
-            yield lambda smiles=words[0], name=name, number=number: from_smiles(
-                smiles, name=name, where=f"{path}, line {number}", charge=charge, spin=spin
-            )
+            yield _line(words[0], path=path, number=number, name=name, charge=charge, spin=spin)
 
 
-def _read_csv(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
+def _line(smiles: str, *, path: Path, number: int, name: str, charge: int | float | None, spin: int | None) -> _Item:
+    where = f"{path}, line {number}"
+    build = partial(from_smiles, smiles, name=name, where=where, charge=charge, spin=spin)
+    return _Item(where, "line", str(number), build)
+
+
+def _read_csv(path: Path, charge: int | float | None, spin: int | None) -> Iterator[_Item]:
     with open_text(path) as file:
         rows = csv.DictReader(file)
         columns = {column.strip().lower(): column for column in rows.fieldnames or () if column}
@@ -123,17 +168,15 @@ def _read_csv(path: Path, charge: int | float | None, spin: int | None) -> Itera
             line = rows.line_num
             smiles = (row[columns["smiles"]] or "").strip()
             name = (row[columns["name"]] or "").strip() if "name" in columns else ""
-            yield lambda smiles=smiles, name=name or str(line), line=line: from_smiles(
-                smiles, name=name, where=f"{path}, line {line}", charge=charge, spin=spin
-            )
+            yield _line(smiles, path=path, number=line, name=name or str(line), charge=charge, spin=spin)
 
 
-def _read_sdf(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
+def _read_sdf(path: Path, charge: int | float | None, spin: int | None) -> Iterator[_Item]:
     with open_binary(path) as stream, quiet():
         for number, molecule in enumerate(Chem.ForwardSDMolSupplier(stream, removeHs=False), start=1):
-            yield lambda molecule=molecule, number=number: _checked_molecule(
-                molecule, number=number, where=f"{path}, molecule {number}", charge=charge, spin=spin
-            )
+            where = f"{path}, molecule {number}"
+            build = partial(_checked_molecule, molecule, number=number, where=where, charge=charge, spin=spin)
+            yield _Item(where, "molecule", str(number), build)
 
 
 def _checked_molecule(
@@ -147,10 +190,12 @@ def _checked_molecule(
 def _from_frames(frames: Frames, data_format: Format) -> Reader:
     """Make a reader of structures from one of frames that the training data are read with, too."""
 
-    def read(path: Path, charge: int | float | None, spin: int | None) -> Iterator[Builder]:
+    def read(path: Path, charge: int | float | None, spin: int | None) -> Iterator[_Item]:
         file = DataFile(path=path, format=data_format, split=None, sha256=None)
         for number, frame in enumerate(frames(file)):
-            yield lambda frame=frame, number=number: from_frame(frame, name=str(number), charge=charge, spin=spin)
+            noun, _, called = frame.where.removeprefix(f"{path}: ").partition(" ")  # frame 3, row 7, block 'quartz'
+            build = partial(from_frame, frame, name=str(number), charge=charge, spin=spin)
+            yield _Item(frame.where, noun, called, build)
 
     return read
 

@@ -30,11 +30,17 @@ def test_possible_states_pass(numbers: np.ndarray, charge: int, spin: int):
     ("numbers", "charge", "spin", "message"),
     [
         (OXYGEN, 0, 2, r"x: spin multiplicity 2 with total charge 0: .* 16 electrons.*allowed.*2S\+1 = 1, 3, 5, …;"),
-        (OXYGEN, 1, 1, r"15 electrons, of which 0 cannot be unpaired; allowed with this charge: 2S\+1 = 2, 4, 6, …;"),
-        (OXYGEN, 0, 19, "of which 18 cannot be unpaired"),
-        (PROTON, 0, 1, r"2S\+1 = 2;"),
-        (PROTON, 1, 2, r"0 electrons, .* 2S\+1 = 1;"),
-        (PROTON, 2, 1, "total charge 2, but the atoms have only 1 electrons; allowed: at most 1"),
+        (
+            OXYGEN,
+            1,
+            1,
+            r"15 electrons; multiplicity 1 needs an even number; allowed .*: 2S\+1 = 2, 4, 6, …",
+        ),
+        (OXYGEN, 0, 19, "16 electrons; multiplicity 19 needs 18 or more; allowed"),
+        (OXYGEN, 0, 2, "16 electrons; multiplicity 2 needs an odd number; allowed"),
+        (PROTON, 0, 1, r"then has 1 electron; multiplicity 1 needs an even number; .* 2S\+1 = 2;"),
+        (PROTON, 1, 2, r"0 electrons; .* 2S\+1 = 1;"),
+        (PROTON, 2, 1, "total charge 2, but the atoms have only 1 electron; allowed: at most 1"),
     ],
 )
 def test_impossible_states_are_refused(numbers: np.ndarray, charge: int, spin: int, message: str):
@@ -47,7 +53,7 @@ def test_crystals_and_fractional_charges_have_no_parity_but_still_a_number_of_el
     check_electrons(COPPER, total_charge=0.5, spin_multiplicity=1, periodic=True, where="x")
     with pytest.raises(InputError, match=r"x: total charge 0\.5 is not an integer; .* allowed: 0 or 1"):
         check_electrons(COPPER, total_charge=0.5, spin_multiplicity=2, periodic=False, where="x")
-    with pytest.raises(InputError, match="of which 99 cannot be unpaired"):
+    with pytest.raises(InputError, match="multiplicity 100 needs 99 or more"):
         check_electrons(COPPER, total_charge=0.0, spin_multiplicity=100, periodic=True, where="x")
 
 
