@@ -10,6 +10,7 @@ again with other seeds: the RMSE that those frames alone make in the test part o
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import numpy as np
@@ -62,6 +63,8 @@ def floors(store: Store, off: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Print how many frames are off, and the RMSE that these alone make."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     store = prepare(resolve(DatasetConfig(card="ag3_charge_states")))
     graphs = [store.graph(row) for row in range(len(store))]
     charges = np.array([float(graph.total_charge) for graph in graphs])

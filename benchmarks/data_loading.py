@@ -104,7 +104,7 @@ def measure(count: int, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--structures", type=int, default=20_000)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -131,7 +131,7 @@ def _cpu_seconds(work: Any) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "neighbors"))
     parser.add_argument("--recipe", default="tasks/rmd17_aspirin")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])

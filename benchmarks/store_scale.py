@@ -149,7 +149,7 @@ def open_large(folder: Path) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("read", "open", "opened"))
     parser.add_argument("--structures", type=int, default=100_000)
     parser.add_argument("--atoms", type=int, default=ATOMS, help="open: atoms of a structure")
