@@ -65,21 +65,28 @@ def build_parser() -> argparse.ArgumentParser:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.run in (train.run, slurm.run_submit) and not any(word.startswith("-") for word in rest):
+    takes_overrides = options.run in (train.run, slurm.run_submit)
+    if rest and takes_overrides and not any(word.startswith("-") for word in rest):
         options.overrides += rest  # KEY=VALUE behind an option, which argparse does not put together
     elif rest:
-        parser.error(f"unrecognised: {' '.join(rest)}{_hint(parser, arguments, rest)}")
+        hint = _hint(parser, arguments, rest, takes_overrides=takes_overrides)
+        parser.error(f"unrecognised: {' '.join(rest)}{hint}")
     return options
 
 
-def _hint(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, rest: Sequence[str]) -> str:
-    """The known options that are nearest to the unknown ones."""
+def _hint(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, rest: Sequence[str], *, takes_overrides: bool
+) -> str:
+    """The known options that are nearest to the unknown ones; else, where a command takes overrides, their form."""
     from foundation.config_problems import nearest  # here: it costs a tenth of a second
 
     known = _options(parser, sys.argv[1:] if arguments is None else arguments)
-    unknown = [word.partition("=")[0] for word in rest if word.startswith("-")]
-    close = [f"'{found}'" for found in (nearest(word, known) for word in unknown) if found is not None]
-    return f"; nearest: {', '.join(close)}" if close else ""
+    names = {option.lstrip("-"): option for option in known}  # every option begins alike
+    unknown = [word.partition("=")[0].lstrip("-") for word in rest if word.startswith("-")]
+    close = [f"'{names[found]}'" for found in (nearest(word, names) for word in unknown) if found is not None]
+    if close:
+        return f"; nearest: {', '.join(close)}"
+    return "; overrides are KEY=VALUE, as in optimizer.learning_rate=0.001" if takes_overrides else ""
 
 
 def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
@@ -115,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except InterruptionError as stop:
-        print(f"{stop}; --resume goes on", file=sys.stderr)
+        print(f"{stop}{'; --resume goes on' if stop.goes_on else ''}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -38,11 +38,14 @@ class InterruptionError(Exception):
     Args:
         name: Of the signal.
         where: What it stopped after, for people.
+        goes_on: Whether something was written that can be gone on from.
 
     Attributes:
         name: Of the signal.
+        goes_on: As given.
     """
 
-    def __init__(self, name: str, *, where: str) -> None:
+    def __init__(self, name: str, *, where: str, goes_on: bool = True) -> None:
         self.name = name
+        self.goes_on = goes_on
         super().__init__(f"interrupted by {name} {where}")

@@ -108,9 +108,11 @@ def _machine(device: str, *, threads: int, compiled: bool) -> dict[str, Any]:
 
 
 def _explanation(machine: dict[str, Any]) -> str:
+    from foundation.wording import counted
+
     mode = "compiled" if machine["compiled"] else "eager"
     return (
-        f"\n{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, times {mode}, "
+        f"\n{machine['device']}, {counted(machine['threads'], 'thread')}, torch {machine['torch']}, times {mode}, "
         f"float32; load of the machine before: {machine['load']}\n"
         "aspirin, water: energy and forces. step: energies, forces, loss, gradients, AdamW.\n"
         "GFLOP: 10⁹ operations of matrix products, eager. peak MB: 10⁶ bytes in tensors at once, weights included."

@@ -12,11 +12,17 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 
+NO_TERMINAL = 10_000
+"""Columns where the output goes to a file or another program, which lines need not fit."""
+
+
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the arguments."""
     parser = subparsers.add_parser("data", help="list, show, check, prepare and generate data sets", allow_abbrev=False)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="the data cards that ship with the program", allow_abbrev=False)
+    listing = actions.add_parser(
+        "list", help="name, size and labels of the data cards that ship; `show` has the rest", allow_abbrev=False
+    )
     listing.set_defaults(run=run_list)
     for name, function, text in (
         ("show", run_show, "what a card says: origin, licence, units, splits, caveats"),
@@ -51,7 +57,9 @@ def _add_prepare_options(action: argparse.ArgumentParser) -> None:
 
 
 def run_list(_: argparse.Namespace) -> None:
-    """Print each shipped card's name, size, licence and first sentence."""
+    """Print each shipped card's name, size and labels, a line each that fits the terminal."""
+    import shutil
+
     from foundation.config import load_yaml
     from foundation.resources import data_cards_dir
 
@@ -59,13 +67,14 @@ def run_list(_: argparse.Namespace) -> None:
     rows = []
     for path in sorted(root.rglob("*.yaml")):
         card = load_yaml(path)
-        summary = str(card.get("description", "")).split(". ")[0].strip().rstrip(".")
         labels = " ".join(card.get("properties") or {}) or "no labels"
         name = path.relative_to(root).with_suffix("").as_posix()
-        rows.append((name, str(card.get("num_structures", "?")), labels, str(card.get("licence", "?")), summary))
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
-    for row in rows:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]).rstrip())
+        rows.append((name, str(card.get("num_structures", "?")), labels))
+    widest_name, widest_count = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    room = shutil.get_terminal_size(fallback=(NO_TERMINAL, 0)).columns
+    for name, count, labels in rows:
+        line = f"{name.ljust(widest_name)}  {count.rjust(widest_count)}  {labels}"
+        print(line if len(line) <= room else f"{line[: room - 1]}…")
 
 
 def run_show(options: argparse.Namespace) -> None:
@@ -126,6 +135,7 @@ def run_check(options: argparse.Namespace) -> None:
     from foundation.data.card import DatasetConfig, load_card, resolve
     from foundation.data.progress import shown_progress
     from foundation.data.readers import read_records
+    from foundation.wording import counted
 
     card = load_card(options.card)
     elements: set[str] = set()
@@ -141,7 +151,7 @@ def run_check(options: argparse.Namespace) -> None:
             groups.add(record.group)
             advance()
     total = sum(splits.values())
-    print(f"{total} structures; elements {' '.join(sorted(elements))}; {len(groups)} groups")
+    print(f"{counted(total, 'structure')}; elements {' '.join(sorted(elements))}; {counted(len(groups), 'group')}")
     print("splits: " + ", ".join(f"{name} {count}" for name, count in sorted(splits.items())))
     print("labels: " + (", ".join(f"{name} {count}" for name, count in sorted(labels.items())) or "none"))
     problems = []

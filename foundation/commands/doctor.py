@@ -97,11 +97,13 @@ def _modules() -> dict[str, str]:
 def _accelerators() -> None:
     import torch
 
+    from foundation.wording import counted
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             print(f"accelerator  {torch.cuda.get_device_name(index)}, CUDA {torch.version.cuda}")
     else:
-        print(f"accelerator  none; {torch.get_num_threads()} threads on the CPU")
+        print(f"accelerator  none; {counted(torch.get_num_threads(), 'thread')} on the CPU")
 
 
 def _kernels() -> None:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 
+SPLIT_HELP = "default: test; a FILE whose card states no split is evaluated whole, which is called `all`"
+
+
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the arguments."""
     parser = subparsers.add_parser("evaluate", help="errors of a model on labelled data", allow_abbrev=False)
@@ -20,7 +23,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="a data set of the run, a card's name, a card file, or FILE with --card",
     )
     parser.add_argument("--card", metavar="YAML", type=Path, help="inline card of FILE: keys, units, charge, spin, …")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help="default: test")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test", "all"), help=SPLIT_HELP)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the errors here as well")
     parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.set_defaults(run=run)

@@ -61,7 +61,10 @@ def run_submit(options: argparse.Namespace) -> None:
         if value < least
     ]
     if not _TIME.fullmatch(options.time):
-        problems.append(f"--time: got '{options.time}'; allowed: minutes, hours:minutes:seconds, days-hours")
+        problems.append(
+            f"--time: got '{options.time}'; allowed: minutes, hours:minutes:seconds, days-hours, "
+            "days-hours:minutes:seconds"
+        )
     if problems:
         raise InputError(problems)
     out = options.out or Path("runs") / recipe_name(options.recipe)

@@ -24,6 +24,7 @@ from foundation.data.files import (
     data_root,
     expand_source,
     find_files,
+    is_data_file,
 )
 from foundation.data.layout import ArraysConfig, Download, GroupConfig, IsolatedAtomsConfig
 from foundation.data.splits import SplitConfig
@@ -276,6 +277,8 @@ def _card_facts(name: str) -> dict[str, Any]:
     shipped = data_cards_dir() / f"{name}.yaml"
     if shipped.is_file():
         return load_yaml(shipped)
+    if path.is_file() or is_data_file(path):
+        raise InputError(f"{name} is data, not a card; a card ends in .yaml and says what the data are")
     close = nearest(name, card_names())
     hint = f"; nearest: '{close}'" if close else ""
     raise InputError(f"no card '{name}'{hint}; shipped cards: {', '.join(card_names())}; or a path that ends in .yaml")

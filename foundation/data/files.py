@@ -11,7 +11,7 @@ from foundation.config import Config
 from foundation.data.splits import SPLITS
 from foundation.errors import InputError
 
-__all__ = ["DataFile", "Format", "Paths", "data_root", "expand_source", "find_files"]
+__all__ = ["DataFile", "Format", "Paths", "data_root", "expand_source", "find_files", "is_data_file"]
 
 Format = Literal["extxyz", "ase", "npz", "cif", "sdf", "smiles", "parquet"]
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
@@ -62,6 +62,11 @@ def data_root() -> Path | None:
         if candidate.is_dir():
             return candidate.resolve()
     return None
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether the ending is that of a format which is read."""
+    return _bare_suffix(path) in _FORMAT_OF_SUFFIX
 
 
 def _format_of(path: Path, called: str) -> Format:
@@ -124,7 +129,9 @@ def expand_source(pattern: str, *, from_card: bool, card: Mapping[str, Any], cal
         pattern = pattern.removeprefix(PACKAGE_PREFIX)
     else:
         base = data_root() if from_card else Path.cwd()
-    urls = "".join(f"\n  {entry['url']}" for entry in card.get("urls", ()))
+    urls = "".join(
+        f"\n  {entry['url']}" + (f" ({entry['note']})" if entry.get("note") else "") for entry in card.get("urls", ())
+    )
     advice = f"; the data can be had from:{urls}" if from_card and urls else ""
     path = Path(pattern).expanduser()
     if not path.is_absolute():

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from foundation.data.bounds import Batch, BatchConfig, Bounds
 from foundation.data.mixture import Mixture, random_generator
 from foundation.errors import InputError
+from foundation.wording import counted
 
 __all__ = ["Batch", "BatchConfig", "Bounds", "TrainingBatches", "evaluation_batches"]
 
@@ -48,9 +49,10 @@ class TrainingBatches:
         self.num_ranks = num_ranks
         first = self._pack(mixture.epoch(0))
         if len(first) < num_ranks:
+            batches, processes = counted(len(first), "batch", "batches"), counted(len(first), "process", "processes")
             raise InputError(
-                f"{mixture.num_draws} training structures an epoch are {len(first)} batches, which cannot feed "
-                f"{num_ranks} processes; allowed: at most {len(first)} processes, or smaller batches"
+                f"{mixture.num_draws} training structures an epoch are {batches}, which cannot feed "
+                f"{num_ranks} processes; allowed: at most {processes}, or smaller batches"
             )
         count = len(first)
         if self._arranged:

@@ -32,11 +32,13 @@ class Interruption:
 
     Attributes:
         received: Name of the first signal that came; None if none did.
+        has_begun: Whether there is a run directory to go on from.
         is_training: While true a signal is only noted, for training to stop after a step; else it ends the run at once.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.has_begun = False
         self.is_training = False
         self._former: dict[signal.Signals, Any] = {}
 
@@ -91,7 +93,7 @@ class Interruption:
         if self.received is None:
             self.received = signal.Signals(number).name
             if not self.is_training:
-                raise InterruptionError(self.received, where="outside of training")
+                raise InterruptionError(self.received, where="outside of training", goes_on=self.has_begun)
 
 
 class Agreement:

@@ -96,6 +96,7 @@ def run_recipe(
         if resume:
             if is_first_process():
                 directory.check_resumable(recipe)
+            interruption.has_begun = directory.path.is_dir() and not check_only
             if directory.is_finished(recipe):
                 _say(f"{directory.path} is finished; nothing to do")
                 return
@@ -137,6 +138,7 @@ def _run_checked(
             take_lock()
             directory.check_free()  # another program may have made it meanwhile
         directory.begin(recipe)
+    interruption.has_begun = True
     try:
         _train_in(directory, recipe, data, plan, pretraining, resume=resume, threads=threads, interruption=interruption)
     except InputError:

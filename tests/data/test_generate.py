@@ -335,8 +335,10 @@ def test_numbers_out_of_range_are_all_reported_at_once_and_nothing_is_written(tm
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
     occupied = tmp_path / "file"
     occupied.write_text("mine")
+    said = Console(record=True, file=io.StringIO())
     with pytest.raises(InputError, match="cannot write to"):
-        generate(occupied, num_geometries=1, num_handedness=2, seed=0, workers=1, console=QUIET)
+        generate(occupied, num_geometries=1, num_handedness=2, seed=0, workers=1, console=said)
+    assert said.export_text() == "", "what would be made is told when it can be"
     assert occupied.read_text() == "mine"
 
 

@@ -177,7 +177,7 @@ def test_more_ranks_than_structures_or_batches_are_refused(write_recipe: Write, 
         {"accelerator": "cpu", "devices": 2}, prepare_data(load_recipe(recipe, overrides=("batch.max_structures=1",)))
     )
     data = prepare_data(load_recipe(recipe))
-    with pytest.raises(InputError, match="2 training structures an epoch are 1 batches, which cannot feed 2 processes"):
+    with pytest.raises(InputError, match="2 training structures an epoch are 1 batch, which cannot feed 2 processes"):
         check_ranks({"accelerator": "cpu", "devices": 2}, data)
     with pytest.raises(InputError, match="4 processes for 2 training structures; allowed: at most 2"):
         check_ranks({"accelerator": "cpu", "devices": 2, "num_nodes": 2}, data)

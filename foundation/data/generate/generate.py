@@ -7,6 +7,7 @@ import io
 import lzma
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -87,12 +88,12 @@ def generate(out: Path, *, num_geometries: int, num_handedness: int, seed: int, 
     require_tblite()
     table = handedness_table(num_handedness, seed=seed)
     counts = num_geometries_each(num_geometries)
+    _check_writable(out)
     console.print(
         f"{num_geometries} geometries of {len(counts)} molecules ({min(counts)} to {max(counts)} each), "
         f"{num_handedness} molecules with R or S only"
     )
     try:
-        out.mkdir(parents=True, exist_ok=True)
         with (
             complete_or_absent(out / GEOMETRIES_FILE) as geometries,
             complete_or_absent(out / HANDEDNESS_FILE) as handedness,
@@ -107,6 +108,20 @@ def generate(out: Path, *, num_geometries: int, num_handedness: int, seed: int, 
         f"{name} {(out / name).stat().st_size / 1e6:.2f} MB" for name in (GEOMETRIES_FILE, HANDEDNESS_FILE)
     )
     console.print(f"wrote to {out}: {sizes}")
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder and a file without a name in it, before there is anything to lose.
+
+    Raises:
+        InputError: It cannot be.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return
+    except OSError as error:
+        raise InputError(f"generating data: cannot write to '{out}': {error.strerror or error}") from error
 
 
 def num_geometries_each(total: int) -> list[int]:
