@@ -1,6 +1,12 @@
-"""Free molecules: all pairs of atoms, no loop over the molecules of a batch."""
+"""Free molecules: all pairs of atoms, no loop over the molecules of a batch.
+
+Above `PAIRS_AT_ONCE` pairs are summed in parts that are computed anew in the backward pass, so that what is kept for it
+does not grow with the square of the atoms; the list of pairs itself does.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +17,10 @@ from foundation.electrostatics.radial import PairLaw, radial_functions
 from foundation.electrostatics.sources import Potential, Sources
 from foundation.nn.gather import add_rows, take_rows
 from foundation.nn.readout import sum_atoms
+from foundation.nn.recompute import recomputed
+
+PAIRS_AT_ONCE = 1 << 18
+"""About 0.3 GB for forces; all pairs of 724 atoms."""
 
 
 def atom_pairs(
@@ -33,6 +43,14 @@ def pair_energies(
     sources: Sources, graph: AtomGraph, pairs: Int[Tensor, "two pairs"], law: PairLaw
 ) -> Float[Tensor, " graphs"]:
     """Energy of each graph from `pairs` of its atoms, without periodic images, e²/Å."""
+    parts = _parts(pairs)
+    found = [recomputed(partial(_energies_of, sources, graph, one, law), when=len(parts) > 1) for one in parts]
+    return found[0] if len(found) == 1 else torch.stack(found).sum(0)
+
+
+def _energies_of(
+    sources: Sources, graph: AtomGraph, pairs: Int[Tensor, "two pairs"], law: PairLaw
+) -> Float[Tensor, " graphs"]:
     first, second = pairs
     vectors = take_rows(graph.positions, first) - take_rows(graph.positions, second)
     orders = 1 if sources.dipoles is None else 3
@@ -49,6 +67,16 @@ def pair_energies(
 
 def pair_potential(sources: Sources, graph: AtomGraph, pairs: Int[Tensor, "two pairs"], law: PairLaw) -> Potential:
     """Potential and field that the atoms of `pairs` make for each other, without periodic images; e/Å, e/Å²."""
+    parts = _parts(pairs)
+    found = [recomputed(partial(_potential_of, sources, graph, one, law), when=len(parts) > 1) for one in parts]
+    if len(found) == 1:
+        return found[0]
+    return Potential(
+        torch.stack([one.values for one in found]).sum(0), torch.stack([one.field for one in found]).sum(0)
+    )
+
+
+def _potential_of(sources: Sources, graph: AtomGraph, pairs: Int[Tensor, "two pairs"], law: PairLaw) -> Potential:
     first, second = pairs
     receivers, senders = torch.cat([first, second]), torch.cat([second, first])
     half = take_rows(graph.positions, first) - take_rows(graph.positions, second)
@@ -68,3 +96,10 @@ def pair_potential(sources: Sources, graph: AtomGraph, pairs: Int[Tensor, "two p
         field = field + (projected * functions[2])[:, None] * vectors - functions[1][:, None] * dipoles
     size = len(sources.charges)
     return Potential(add_rows(values, receivers, size=size), add_rows(field, receivers, size=size))
+
+
+def _parts(pairs: Int[Tensor, "two pairs"]) -> tuple[Int[Tensor, "two part"], ...]:
+    """Pairs in parts that fit into memory; whole for a compiler, which is not to look at their number."""
+    if torch.compiler.is_compiling() or pairs.shape[1] <= PAIRS_AT_ONCE:
+        return (pairs,)
+    return pairs.split(PAIRS_AT_ONCE, dim=1)

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundation.config import validate
+from foundation.cost.measure import peak_mbyte
 from foundation.data.graph import AtomGraph
-from foundation.electrostatics import Interaction, InteractionConfig, Sources, charged_cells, lattice
+from foundation.electrostatics import Interaction, InteractionConfig, Sources, charged_cells, lattice, pairs
 from foundation.electrostatics.lattice import periodic_groups
 from foundation.errors import InputError
 
@@ -202,6 +203,45 @@ def test_groups_that_are_cut_to_fit_into_memory_give_the_same(
     monkeypatch.setattr(lattice, "TABLE_ELEMENTS", 1.0)
     assert number < len(periodic_groups(graph, repeats, interaction.law)) == int(repeats.sum())
     torch.testing.assert_close(interaction.energy(sources, graph), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_pairs_that_are_cut_to_fit_into_memory_give_the_same_derivatives(
+    mixed, batch, random_sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Energies and fields, their slopes, and the slopes of these, which training on forces needs."""
+    graph = batch([mixed[3], mixed[5], mixed[3]])
+    sources, interaction = random_sources(graph), Interaction(InteractionConfig())
+
+    def found() -> list[Tensor]:
+        leaves = [graph.positions.clone(), sources.charges.clone(), sources.dipoles.clone()]
+        moved, charges, dipoles = (leaf.requires_grad_(True) for leaf in leaves)
+        state = with_state(graph, moved)
+        potential = interaction.potential(Sources(charges, dipoles), state)
+        energy = interaction.energy(Sources(charges, dipoles), state)
+        total = energy.sum() + (potential.values.sin() + potential.field.cos().sum(1)).sum()
+        first = torch.autograd.grad(total, (moved, charges, dipoles), create_graph=True)
+        second = torch.autograd.grad(sum(one.square().sum() for one in first), (moved, charges, dipoles))
+        return [energy, potential.values, potential.field, *first, *second]
+
+    whole = found()
+    monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 7)
+    for cut, expected in zip(found(), whole, strict=True):
+        torch.testing.assert_close(cut, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_memory_of_all_pairs_does_not_grow_with_their_number(batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of energy and forces of 300 atoms: 44,850 pairs at once, or 2,048."""
+    positions = torch.cartesian_prod(*[2 * torch.arange(7, dtype=torch.float64)] * 3)[:300]
+    graph, interaction = batch([(positions, None, (False, False, False))]), Interaction(InteractionConfig())
+    sources = Sources(torch.ones(300, dtype=torch.float64), torch.ones(300, 3, dtype=torch.float64))
+
+    def forces() -> None:
+        moved = graph.positions.clone().requires_grad_(True)
+        torch.autograd.grad(interaction.energy(sources, with_state(graph, moved)).sum(), moved)
+
+    whole = peak_mbyte(forces, device=torch.device("cpu"), held=[])
+    monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 2048)
+    assert peak_mbyte(forces, device=torch.device("cpu"), held=[]) < whole / 5
 
 
 class CountOperators(TorchDispatchMode):
