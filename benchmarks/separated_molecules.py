@@ -21,8 +21,8 @@ from foundation.predict.structures import from_smiles
 
 DISTANCE = 100.0
 """Å."""
-DIPEPTIDES = ("CC(=O)N[C@@H](C)C(=O)NC", "CC(=O)N[C@@H](CO)C(=O)NC")
-OTHERS = ("CO", "CC(N)=O")
+DIPEPTIDES = ("CC(=O)NCC(=O)NC", "CC(=O)N[C@@H](C)C(=O)NC", "CC(=O)N[C@@H](CC(N)=O)C(=O)NC")
+OTHERS = ("CO",)
 
 
 def main() -> None:
