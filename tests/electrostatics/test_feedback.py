@@ -47,7 +47,7 @@ def water_and_ion(distance: float) -> AtomGraph:
 def test_only_with_feedback_an_ion_beyond_sight_changes_the_features_of_a_molecule(rounds: int | None) -> None:
     made = model(rounds)
     near, far = (
-        made._with_feedback(made.backbone(graph, with_pseudo=False), graph).natural[:3].detach()
+        made._with_feedback(made.backbone(graph, with_pseudo=False), graph)[0].natural[:3].detach()
         for graph in (water_and_ion(6.0), water_and_ion(12.0))
     )
     change = float((near - far).abs().max())
