@@ -12,27 +12,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-TINY = "model.backbone.channels=4 model.backbone.pseudo_channels=0 model.backbone.correlation=1 model.backbone.degree=1"
-ROWS = """
-models:
-  tiny: {{program: foundation, recipe: tasks/rmd17_aspirin, epochs: 1, overrides: [{overrides}]}}
-curves:
-  tiny-4:
-    model: tiny
-    data: {{molecule: aspirin, train: 4, val: 2, test: 3}}
-    batch_size: 2
-    threads: 1
-    mode: eager
-    budget_cpu_s: 1.0
-    first_point_cpu_s: 0.1
-    growth: 2.0
-    seed: 0
-speed:
+SPEED = """\
   tiny: &speed
-    {{model: tiny, mode: eager, cases: [aspirin], threads: [1], allocators: [keep], memory_limit_gib: 20,
-     repetitions: 3, max_seconds: 5}}
+    {model: tiny, mode: eager, cases: [aspirin], threads: [1], allocators: [keep], memory_limit_gib: 20,
+     repetitions: 3, max_seconds: 5}
   twin: *speed
-  starved: {{<<: *speed, memory_limit_gib: 0.5}}
+  starved: {<<: *speed, memory_limit_gib: 0.5}
 """
 
 
@@ -51,10 +36,12 @@ def test_every_row_is_valid_and_names_a_program(harness: Callable[[str], ModuleT
     assert {row.model for row in rows.speed.values()} == names
 
 
-def test_a_row_of_an_unknown_model_is_refused(harness: Callable[[str], ModuleType], tmp_path: Path) -> None:
+def test_a_row_of_an_unknown_model_is_refused(
+    harness: Callable[[str], ModuleType], tiny_rows: Callable[..., str], tmp_path: Path
+) -> None:
     from foundation.errors import InputError
 
-    text = ROWS.format(overrides="").replace("model: tiny\n", "model: tyni\n")
+    text = tiny_rows(budget=1.0, growth=2.0, speed=SPEED).replace("model: tiny\n", "model: tyni\n")
     (tmp_path / "rows.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"curves\.tiny-4\.model: got 'tyni'; allowed: tiny"):
         harness("rows").load_rows(tmp_path / "rows.yaml")
@@ -145,12 +132,13 @@ def test_ratios_are_of_turns_in_the_same_round(harness: Callable[[str], ModuleTy
 @pytest.mark.ci
 def test_rows_take_turns(
     harness: Callable[[str], ModuleType],
+    tiny_rows: Callable[..., str],
     shared_data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "rows.yaml").write_text(ROWS.format(overrides=", ".join(TINY.split())), encoding="utf-8")
+    (tmp_path / "rows.yaml").write_text(tiny_rows(budget=1.0, growth=2.0, speed=SPEED), encoding="utf-8")
     monkeypatch.setenv("BAKEOFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FOUNDATION_DATA", str(shared_data))
     main = harness("__main__").main
@@ -174,12 +162,13 @@ def test_rows_take_turns(
 @pytest.mark.ci
 def test_our_model_gives_a_curve_a_table_and_a_picture(
     harness: Callable[[str], ModuleType],
+    tiny_rows: Callable[..., str],
     shared_data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "rows.yaml").write_text(ROWS.format(overrides=", ".join(TINY.split())), encoding="utf-8")
+    (tmp_path / "rows.yaml").write_text(tiny_rows(budget=1.0, growth=2.0, speed=SPEED), encoding="utf-8")
     monkeypatch.setenv("BAKEOFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FOUNDATION_DATA", str(shared_data))
     main, run = harness("__main__").main, tmp_path / "run"

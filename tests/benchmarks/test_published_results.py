@@ -14,35 +14,20 @@ from types import ModuleType
 
 import pytest
 
-MODEL = "model.backbone.channels=4, model.backbone.pseudo_channels=0, model.backbone.correlation=1"
-ROWS = f"""
-models:
-  tiny: {{program: foundation, recipe: tasks/rmd17_aspirin, epochs: 1, overrides: [{MODEL}, model.backbone.degree=1]}}
-curves:
-  tiny-4:
-    model: tiny
-    data: {{molecule: aspirin, train: 4, val: 2, test: 3}}
-    batch_size: 2
-    threads: 1
-    mode: eager
-    budget_cpu_s: 2.0
-    first_point_cpu_s: 0.1
-    growth: 1.5
-    seed: 0
-speed:
+SPEED = """\
   tiny:
-    {{model: tiny, mode: eager, cases: [aspirin, train8], threads: [1, 2], allocators: [keep], memory_limit_gib: 20,
-      repetitions: 3, max_seconds: 5}}
+    {model: tiny, mode: eager, cases: [aspirin, train8], threads: [1, 2], allocators: [keep], memory_limit_gib: 20,
+      repetitions: 3, max_seconds: 5}
 """
 
 
 @pytest.fixture
-def rows(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def rows(tmp_path: Path, shared_data: Path, tiny_rows: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of rows, and a cache of its own."""
     monkeypatch.setenv("BAKEOFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FOUNDATION_DATA", str(shared_data))
     file = tmp_path / "rows.yaml"
-    file.write_text(ROWS, encoding="utf-8")
+    file.write_text(tiny_rows(budget=2.0, growth=1.5, speed=SPEED), encoding="utf-8")
     return file
 
 
